@@ -1,0 +1,94 @@
+# hvlab: the one makefile. `make help` lists what a person would call.
+#
+# Objects lie in build/<variant>/, one variant per kind of build:
+#   make              build/release/hv
+#   make SAN=asan     build/asan/   AddressSanitizer and UBSan
+#   make SAN=tsan     build/tsan/   ThreadSanitizer
+#   make SAN=cov      build/cov/    gcov
+#   make CC=clang     works too; WERROR=0 lets warnings pass
+
+SAN ?=
+VARIANT := $(or $(SAN),release)
+B := build/$(VARIANT)
+WERROR ?= 1
+PREFIX ?= /usr/local
+DESTDIR ?=
+CFLAGS ?= -O2 -g
+
+VERSION := 0.1.0
+GIT_REV := $(shell git rev-parse --short HEAD 2>/dev/null)
+
+WARN := -Wall -Wextra -Wshadow -Wvla -Wundef -Wpointer-arith -Wwrite-strings \
+        -Wstrict-prototypes -Wmissing-prototypes -Wimplicit-fallthrough -Wformat=2
+ifeq ($(WERROR),1)
+WARN += -Werror
+endif
+
+SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_tsan := -fsanitize=thread
+SAN_cov := --coverage -O0
+ifneq ($(filter-out asan tsan cov,$(SAN)),)
+$(error SAN=$(SAN) is not a variant: asan, tsan, cov)
+endif
+SANFLAGS := $(SAN_$(SAN))
+
+ALL_CFLAGS = -std=gnu17 $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -Iinclude -Isrc -Ibuild/gen \
+             -DHV_VERSION='"$(VERSION)"' -MMD -MP
+ALL_LDFLAGS = $(LDFLAGS) $(SANFLAGS) -pthread
+LIBS := -lzstd -llzma -llz4 -lz -ljansson
+
+# Everything but the program's main() is a library, which hv and all tests link.
+CLI := $(wildcard src/cli/*.c)
+LIB := $(filter-out $(CLI),$(wildcard src/*/*.c))
+LIB_O := $(LIB:%.c=$(B)/%.o)
+CLI_O := $(CLI:%.c=$(B)/%.o)
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.DEFAULT_GOAL := all
+
+all: $(B)/hv guests ## build hv and the small guests
+
+$(B)/hv: $(CLI_O) $(B)/libhv.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+$(B)/libhv.a: $(LIB_O)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+# The DSDT is ACPI source language, compiled into a C array that src/acpi/dsdt.c includes.
+build/gen/dsdt.hex: src/acpi/dsdt.asl include/hv/acpi/fixed.h
+	@mkdir -p $(@D)
+	$(CC) -E -P -x assembler-with-cpp -DACPI_ASL -Iinclude $< -o build/gen/dsdt.asl
+	iasl -oa -ve -p build/gen/dsdt -tc build/gen/dsdt.asl >build/gen/iasl.log || { cat build/gen/iasl.log; exit 1; }
+$(B)/src/acpi/dsdt.o: build/gen/dsdt.hex
+
+# --- guests: assembled and linked with binutils alone; C ones freestanding ---
+include guest/guest.mk
+
+# --- unit tests: one Criterion program per tests/unit/<layer>/test_<file>.c ---
+UNIT := $(wildcard tests/unit/*/test_*.c)
+UNIT_BIN := $(UNIT:%.c=$(B)/%)
+SUPPORT_O := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
+
+unit: $(UNIT_BIN) ## build the unit tests (make test runs them)
+
+$(B)/tests/unit/%: $(B)/tests/unit/%.o $(SUPPORT_O) $(B)/libhv.a
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcriterion
+
+$(B)/tests/%.o: ALL_CFLAGS += -Itests
+
+-include $(LIB_O:.o=.d) $(CLI_O:.o=.d) $(UNIT_BIN:%=%.d) $(SUPPORT_O:.o=.d)
+
+clean: ## remove what was built (build/cache keeps downloads)
+	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +; fi
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: all unit clean help guests
