@@ -1,9 +1,9 @@
 /*
  * ACPI tables: how the guest learns about processors, interrupts and power.
  *
- * RSDP, XSDT, FADT, FACS, MADT and a DSDT compiled from src/acpi/dsdt.asl (ACPI 6.5 §5.2). The tables lie
- * where firmware would put them: RSDP in the BIOS area below 1 MiB on a 16-byte boundary, found by
- * scanning and named by the boot protocols as well.
+ * RSDP, XSDT, FADT, FACS, MADT and a DSDT compiled from src/acpi/dsdt.asl (ACPI 6.5 §5.2). The
+ * tables lie where firmware would put them: RSDP in the BIOS area below 1 MiB on a 16-byte
+ * boundary, found by scanning and named by the boot protocols as well.
  */
 #ifndef HV_ACPI_ACPI_H
 #define HV_ACPI_ACPI_H

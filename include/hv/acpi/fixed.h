@@ -1,6 +1,7 @@
 /*
- * The fixed hardware that ACPI describes and machine/board.c maps. One place, so that the DSDT's ASL (which
- * includes this file through the preprocessor: macros only), the tables and the board agree.
+ * The fixed hardware that ACPI describes and machine/board.c maps. One place, so that the DSDT's
+ * ASL (which includes this file through the preprocessor: macros only), the tables and the board
+ * agree.
  */
 #ifndef HV_ACPI_FIXED_H
 #define HV_ACPI_FIXED_H

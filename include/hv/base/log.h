@@ -1,9 +1,9 @@
 /*
  * Where the layers below cli/ leave their messages.
  *
- * A log is an object, not a global: two machines in one process can have two. Everything a guest can
- * provoke goes through log_limited(), so that a guest cannot fill the host's disk.
- * Threads: any thread may log to one log; a message reaches `write` whole.
+ * A log is an object, not a global: two machines in one process can have two. Everything a guest
+ * can provoke goes through log_limited(), so that a guest cannot fill the host's disk. Threads: any
+ * thread may log to one log; a message reaches `write` whole.
  */
 #ifndef HV_BASE_LOG_H
 #define HV_BASE_LOG_H
@@ -27,7 +27,8 @@ void log_msg(const struct log *log, enum log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* Allows a burst of messages, then one per second with a count of those it swallowed.
- * Zero-initialise it; one per kind of message. Owned by the object that logs; guarded by its lock. */
+ * Zero-initialise it; one per kind of message. Owned by the object that logs; guarded by its lock.
+ */
 struct log_limit {
     uint64_t window_ns; /* start of the current second, CLOCK_MONOTONIC */
     uint32_t in_window; /* messages passed in it */

@@ -30,7 +30,8 @@ void loop_remove(struct loop *loop, int fd); /* fine if it is not watched; safe 
  * Returns 0, or -errno from epoll_wait() other than -EINTR. */
 int loop_run_once(struct loop *loop, int timeout_ms) HV_MUST_CHECK;
 
-/* Makes a running or the next loop_run_once() return. From any thread, also from a signal handler. */
+/* Makes a running or the next loop_run_once() return. From any thread, also from a signal handler.
+ */
 void loop_wake(struct loop *loop);
 
 #endif

@@ -43,12 +43,13 @@ int align_up(uint64_t n, uint64_t align, uint64_t *out) HV_MUST_CHECK;
  * -EINVAL: not a number, sign, or trailing text. -ERANGE: above `max`. */
 int parse_u64(const char *text, uint64_t max, uint64_t *out) HV_MUST_CHECK;
 
-/* A size in bytes with an optional suffix K, M, G, T (powers of 1024, either case, an optional "iB" or
- * "B" after it). A number without a suffix is taken times `unit`, as QEMU takes "-m 512" for MiB.
- * -EINVAL, -ERANGE (does not fit 64 bits). */
+/* A size in bytes with an optional suffix K, M, G, T (powers of 1024, either case, an optional "iB"
+ * or "B" after it). A number without a suffix is taken times `unit`, as QEMU takes "-m 512" for
+ * MiB. -EINVAL, -ERANGE (does not fit 64 bits). */
 int parse_size(const char *text, uint64_t unit, uint64_t *out) HV_MUST_CHECK;
 
-/* The shortest exact form: "512M", "1G", "640K", "1000". `buf` holds at least SIZE_TEXT_MAX bytes; returned. */
+/* The shortest exact form: "512M", "1G", "640K", "1000". `buf` holds at least SIZE_TEXT_MAX bytes;
+ * returned. */
 #define SIZE_TEXT_MAX 24
 char *format_size(uint64_t bytes, char *buf);
 

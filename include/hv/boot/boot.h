@@ -1,9 +1,10 @@
 /*
- * Loading a kernel: from a file's bytes to guest memory and the state its first instruction runs in.
+ * Loading a kernel: from a file's bytes to guest memory and the state its first instruction runs
+ * in.
  *
- * Every number in an image is an attacker's: each loader validates the whole image before it changes
- * guest memory, and fails with one sentence that says what is wrong with it. Loaders allocate in
- * proportion to the file's size or to a stated maximum, never to a number in the file.
+ * Every number in an image is an attacker's: each loader validates the whole image before it
+ * changes guest memory, and fails with one sentence that says what is wrong with it. Loaders
+ * allocate in proportion to the file's size or to a stated maximum, never to a number in the file.
  */
 #ifndef HV_BOOT_BOOT_H
 #define HV_BOOT_BOOT_H
@@ -28,8 +29,8 @@ enum boot_protocol {
     BOOT_LINUX_UNPACKED, /* the vmlinux inside a bzImage, unpacked here, entered at startup_64 */
 };
 
-/* "auto", "flat", …; NULL when out of range. And back: -EINVAL. BOOT_LINUX_UNPACKED has no option name: it is
- * what "auto" picks. */
+/* "auto", "flat", …; NULL when out of range. And back: -EINVAL. BOOT_LINUX_UNPACKED has no option
+ * name: it is what "auto" picks. */
 const char *boot_protocol_name(enum boot_protocol protocol);
 int boot_protocol_parse(const char *text, enum boot_protocol *out) HV_MUST_CHECK;
 
@@ -82,14 +83,14 @@ struct boot_entry {
         cr3; /* guest-physical; gdt unless X86_REAL, cr3 with X86_LONG; written by the loader */
 };
 
-/* Detects (for BOOT_AUTO), validates, loads. Nothing but *entry and guest memory changes. -ENOEXEC: not an image
- * of that protocol, or a broken one; -E2BIG: does not fit guest memory; -ENOTSUP: an image that wants
- * what hv does not offer. `log` (may be NULL) hears about fallbacks. */
+/* Detects (for BOOT_AUTO), validates, loads. Nothing but *entry and guest memory changes. -ENOEXEC:
+ * not an image of that protocol, or a broken one; -E2BIG: does not fit guest memory; -ENOTSUP: an
+ * image that wants what hv does not offer. `log` (may be NULL) hears about fallbacks. */
 int boot_load(const struct mem *mem, const struct boot_request *req, const struct log *log,
               struct boot_entry *entry, struct error *err) HV_MUST_CHECK;
 
-/* `hv inspect`: what the image is and which protocols it offers, for a person. Hostile images get a sentence
- * too. Returns 0, or -ENOEXEC when nothing was recognised. */
+/* `hv inspect`: what the image is and which protocols it offers, for a person. Hostile images get a
+ * sentence too. Returns 0, or -ENOEXEC when nothing was recognised. */
 int boot_inspect(const uint8_t *image, size_t size, const char *name, FILE *out) HV_MUST_CHECK;
 
 #endif

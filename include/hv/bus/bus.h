@@ -1,12 +1,13 @@
 /*
- * An address space of device windows: the 64 KiB of I/O ports, or guest-physical memory outside RAM.
+ * An address space of device windows: the 64 KiB of I/O ports, or guest-physical memory outside
+ * RAM.
  *
  * The bus finds the window of an access, splits what is wider than the device takes or crosses a
- * window's end, and gives all ones for reads that nobody answers, as an undriven bus does. Writes that
- * nobody answers are dropped and counted.
+ * window's end, and gives all ones for reads that nobody answers, as an undriven bus does. Writes
+ * that nobody answers are dropped and counted.
  *
- * Threads: accesses come from all vCPU threads at once. Windows are mapped and unmapped by one thread
- * at a time, which may be a vCPU thread (a BAR that moves), while others access the bus.
+ * Threads: accesses come from all vCPU threads at once. Windows are mapped and unmapped by one
+ * thread at a time, which may be a vCPU thread (a BAR that moves), while others access the bus.
  */
 #ifndef HV_BUS_BUS_H
 #define HV_BUS_BUS_H

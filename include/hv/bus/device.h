@@ -7,10 +7,10 @@
  *
  * A concrete device starts with a `struct device`, and its ops recover it with container_of().
  *
- * Threads: the bus holds `lock` around read and write. Code that enters the device from elsewhere (a
- * character back end's input, a timer) takes it with dev_lock(). The lock guards every field of the
- * device. save and load are called with the machine stopped; the caller of dev_save()/dev_load() need
- * not hold the lock.
+ * Threads: the bus holds `lock` around read and write. Code that enters the device from elsewhere
+ * (a character back end's input, a timer) takes it with dev_lock(). The lock guards every field of
+ * the device. save and load are called with the machine stopped; the caller of
+ * dev_save()/dev_load() need not hold the lock.
  */
 #ifndef HV_BUS_DEVICE_H
 #define HV_BUS_DEVICE_H
@@ -24,8 +24,8 @@
 struct device;
 
 struct dev_ops {
-    /* Both get 1, 2, 4 or 8 as `size`, at most `max_access`, and an offset for which offset + size is
-     * inside the window that was mapped. A write's value has its unused high bytes cleared. */
+    /* Both get 1, 2, 4 or 8 as `size`, at most `max_access`, and an offset for which offset + size
+     * is inside the window that was mapped. A write's value has its unused high bytes cleared. */
     uint64_t (*read)(struct device *dev, uint64_t offset, unsigned size);
     void (*write)(struct device *dev, uint64_t offset, unsigned size, uint64_t value);
     /* One codec section per device, named dev->name. load() validates every value: -EINVAL. */

@@ -1,9 +1,9 @@
 /*
  * One interrupt line, from a device's output pin to whatever listens at the other end.
  *
- * A device raises and lowers its line and never learns whether KVM's I/O APIC, another chip or a unit
- * test's counter is behind it. The line remembers its level, so that setting it again costs nothing.
- * Threads: the line belongs to one device and is changed only under that device's lock.
+ * A device raises and lowers its line and never learns whether KVM's I/O APIC, another chip or a
+ * unit test's counter is behind it. The line remembers its level, so that setting it again costs
+ * nothing. Threads: the line belongs to one device and is changed only under that device's lock.
  */
 #ifndef HV_BUS_IRQ_H
 #define HV_BUS_IRQ_H

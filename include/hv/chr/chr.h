@@ -3,7 +3,8 @@
  *
  * Output never blocks a vCPU for ever and never grows without bound: what the other side does not
  * take is dropped and counted. Input is offered to the device, which says how much it has room for;
- * the rest stays with the operating system, so a guest that does not read cannot make hv grow either.
+ * the rest stays with the operating system, so a guest that does not read cannot make hv grow
+ * either.
  *
  * Threads: chr_write() from any thread. Everything else from the thread that runs the loop.
  */
@@ -56,8 +57,8 @@ void chr_destroy(struct chr *chr); /* takes NULL */
 int chr_null_create(struct chr **out) HV_MUST_CHECK;
 
 /* Two descriptors (borrowed), for instance 0 and 1. `escape`: called with the character typed after
- * Ctrl-A, on the loop's thread; NULL: Ctrl-A is an ordinary character. Ctrl-A Ctrl-A or Ctrl-A a sends
- * one Ctrl-A. End of input just ends input. */
+ * Ctrl-A, on the loop's thread; NULL: Ctrl-A is an ordinary character. Ctrl-A Ctrl-A or Ctrl-A a
+ * sends one Ctrl-A. End of input just ends input. */
 typedef void chr_escape_fn(void *ctx, char c);
 int chr_fds_create(struct loop *loop, int in_fd, int out_fd, chr_escape_fn *escape, void *ctx,
                    struct chr **out) HV_MUST_CHECK;

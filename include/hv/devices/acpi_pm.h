@@ -1,8 +1,10 @@
 /*
- * The ACPI fixed hardware (ACPI 6.5 §4.8.3): PM1 event and control blocks, the PM timer, and the reset register.
+ * The ACPI fixed hardware (ACPI 6.5 §4.8.3): PM1 event and control blocks, the PM timer, and the
+ * reset register.
  *
- * Register space: 0x00 PM1 status (16 bits), 0x02 PM1 enable, 0x04 PM1 control, 0x08 PM timer (32 bits,
- * 3.579545 MHz, 24 of them counting), 0x10 reset register (8 bits). SLP_EN with the S5 type powers the machine off.
+ * Register space: 0x00 PM1 status (16 bits), 0x02 PM1 enable, 0x04 PM1 control, 0x08 PM timer (32
+ * bits, 3.579545 MHz, 24 of them counting), 0x10 reset register (8 bits). SLP_EN with the S5 type
+ * powers the machine off.
  */
 #ifndef HV_DEVICES_ACPI_PM_H
 #define HV_DEVICES_ACPI_PM_H
@@ -35,7 +37,8 @@ struct acpi_pm_config {
 int acpi_pm_create(const char *name, const struct acpi_pm_config *cfg,
                    struct device **dev) HV_MUST_CHECK;
 
-/* A press of the power button: sets PWRBTN_STS and raises the SCI if the guest enabled it. Any thread. */
+/* A press of the power button: sets PWRBTN_STS and raises the SCI if the guest enabled it. Any
+ * thread. */
 void acpi_pm_power_button(struct device *dev);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Port 0xE9: every byte written appears on the host, reads give 0xE9 so that a guest can tell it is there
- * (as Bochs and QEMU do). The simplest device there is.
+ * Port 0xE9: every byte written appears on the host, reads give 0xE9 so that a guest can tell it is
+ * there (as Bochs and QEMU do). The simplest device there is.
  */
 #ifndef HV_DEVICES_DEBUG_PORT_H
 #define HV_DEVICES_DEBUG_PORT_H

@@ -1,10 +1,10 @@
 /*
- * The i8042 keyboard controller at ports 0x60 and 0x64: as much as a guest needs to probe it quickly, and its
- * most used feature, the reset line (command 0xFE).
+ * The i8042 keyboard controller at ports 0x60 and 0x64: as much as a guest needs to probe it
+ * quickly, and its most used feature, the reset line (command 0xFE).
  *
- * Register space: offset 0 is port 0x60 (data), offset 4 is port 0x64 (status and command). Self-test and
- * port tests pass at once; the keyboard port answers a reset and an identify like a keyboard on
- * which nobody types; there is no auxiliary port.
+ * Register space: offset 0 is port 0x60 (data), offset 4 is port 0x64 (status and command).
+ * Self-test and port tests pass at once; the keyboard port answers a reset and an identify like a
+ * keyboard on which nobody types; there is no auxiliary port.
  */
 #ifndef HV_DEVICES_I8042_H
 #define HV_DEVICES_I8042_H

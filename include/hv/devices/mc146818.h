@@ -1,9 +1,10 @@
 /*
- * The MC146818 real-time clock and its 114 bytes of CMOS RAM (Motorola MC146818A data sheet), at ports 0x70 and
- * 0x71. Time of day follows the host's clock plus an offset that the guest sets by writing the time.
+ * The MC146818 real-time clock and its 114 bytes of CMOS RAM (Motorola MC146818A data sheet), at
+ * ports 0x70 and 0x71. Time of day follows the host's clock plus an offset that the guest sets by
+ * writing the time.
  *
- * The update-ended, alarm and periodic interrupts come from a timer of the event loop. Interrupts cost
- * nothing while the guest has not enabled them.
+ * The update-ended, alarm and periodic interrupts come from a timer of the event loop. Interrupts
+ * cost nothing while the guest has not enabled them.
  */
 #ifndef HV_DEVICES_MC146818_H
 #define HV_DEVICES_MC146818_H

@@ -1,9 +1,10 @@
 /*
- * The National Semiconductor PC16550D UART (data sheet SNLS378): FIFOs, interrupts, loop-back, modem lines.
+ * The National Semiconductor PC16550D UART (data sheet SNLS378): FIFOs, interrupts, loop-back,
+ * modem lines.
  *
- * The far end is a character back end. The line is infinitely fast: a byte written is sent at once, so the
- * transmitter is always empty; received bytes wait in the 16-byte FIFO and no more are taken from
- * the back end than fit. Baud rate and framing are stored and read back, and change nothing.
+ * The far end is a character back end. The line is infinitely fast: a byte written is sent at once,
+ * so the transmitter is always empty; received bytes wait in the 16-byte FIFO and no more are taken
+ * from the back end than fit. Baud rate and framing are stored and read back, and change nothing.
  */
 #ifndef HV_DEVICES_UART16550_H
 #define HV_DEVICES_UART16550_H

@@ -1,8 +1,8 @@
 /*
  * The Linux KVM API, thin and typed: one function per ioctl, every error with the ioctl's name.
  *
- * Three handles as in the API: the system (/dev/kvm), a VM, a vCPU. Nothing here decides anything; the
- * machine does. See Documentation/virt/kvm/api.rst in the Linux source ("KVM API").
+ * Three handles as in the API: the system (/dev/kvm), a VM, a vCPU. Nothing here decides anything;
+ * the machine does. See Documentation/virt/kvm/api.rst in the Linux source ("KVM API").
  *
  * Threads: system and VM ioctls from any thread; a vCPU's ioctls from the thread that runs it (or
  * while that thread is stopped).
@@ -36,8 +36,8 @@ struct vcpu {
 
 /* --- system --- */
 
-/* `path` is normally KVM_DEVICE. -ENOENT, -EACCES, -ENODEV with what to do about it; -ENOTSUP when the
- * API version is not 12. */
+/* `path` is normally KVM_DEVICE. -ENOENT, -EACCES, -ENODEV with what to do about it; -ENOTSUP when
+ * the API version is not 12. */
 #define KVM_DEVICE "/dev/kvm"
 int kvm_open(const char *path, struct kvm *out, struct error *err) HV_MUST_CHECK;
 void kvm_close(struct kvm *kvm);
@@ -58,12 +58,13 @@ int vm_check(const struct vm *vm, int capability);
 int vm_enable_cap(const struct vm *vm, uint32_t capability, uint64_t arg,
                   struct error *err) HV_MUST_CHECK;
 
-/* KVM_SET_USER_MEMORY_REGION. `flags`: KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES. size 0 deletes. */
+/* KVM_SET_USER_MEMORY_REGION. `flags`: KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES. size 0 deletes.
+ */
 int vm_set_memory(const struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t size, void *host,
                   uint32_t flags, struct error *err) HV_MUST_CHECK;
 
-/* Intel needs three pages and one page of guest-physical space out of the guest's sight; KVM API §4.39
- * and following. */
+/* Intel needs three pages and one page of guest-physical space out of the guest's sight; KVM API
+ * §4.39 and following. */
 int vm_set_tss_addr(const struct vm *vm, uint64_t gpa, struct error *err) HV_MUST_CHECK;
 int vm_set_identity_map_addr(const struct vm *vm, uint64_t gpa, struct error *err) HV_MUST_CHECK;
 

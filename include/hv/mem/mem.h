@@ -5,11 +5,11 @@
  * address and a length and is checked against the regions; an access that starts in RAM and ends
  * outside it, or wraps around, fails as a whole and touches nothing.
  *
- * The guest runs while the host reads: whatever matters is read once into a local copy, validated, and
- * only the copy is used.
+ * The guest runs while the host reads: whatever matters is read once into a local copy, validated,
+ * and only the copy is used.
  *
- * Threads: the set of regions is fixed before the first vCPU runs. Accesses may come from any thread;
- * concurrent guest accesses to the same bytes are the guest's own race.
+ * Threads: the set of regions is fixed before the first vCPU runs. Accesses may come from any
+ * thread; concurrent guest accesses to the same bytes are the guest's own race.
  */
 #ifndef HV_MEM_MEM_H
 #define HV_MEM_MEM_H

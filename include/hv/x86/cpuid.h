@@ -2,8 +2,8 @@
  * The processor that a guest sees: CPUID policy, and the MSRs that go with it.
  *
  * The policy starts from what KVM supports on this host and changes it by one table of rules
- * (src/x86/cpuid.c): what is hidden, what is forced, what differs per vCPU. The local APIC id of a vCPU
- * is its index, and is the same in leaves 1, 0xB, 0x1F and AMD's 0x8000001E, at every subleaf.
+ * (src/x86/cpuid.c): what is hidden, what is forced, what differs per vCPU. The local APIC id of a
+ * vCPU is its index, and is the same in leaves 1, 0xB, 0x1F and AMD's 0x8000001E, at every subleaf.
  */
 #ifndef HV_X86_CPUID_H
 #define HV_X86_CPUID_H
@@ -28,8 +28,8 @@ int cpuid_for_vcpu(const struct kvm_cpuid2 *supported, const struct cpu_topology
 const struct kvm_cpuid_entry2 *cpuid_find(const struct kvm_cpuid2 *cpuid, uint32_t leaf,
                                           uint32_t subleaf);
 
-/* The MSRs a vCPU starts with that KVM's reset does not set, among them IA32_MISC_ENABLE with fast strings
- * and IA32_MTRR_DEF_TYPE write-back. A static table; *count entries. */
+/* The MSRs a vCPU starts with that KVM's reset does not set, among them IA32_MISC_ENABLE with fast
+ * strings and IA32_MTRR_DEF_TYPE write-back. A static table; *count entries. */
 const struct kvm_msr_entry *x86_initial_msrs(unsigned *count);
 
 #endif

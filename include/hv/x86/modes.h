@@ -1,9 +1,9 @@
 /*
  * The state a vCPU starts in, for each way of starting a guest.
  *
- * Each function changes `sregs` from what KVM_GET_SREGS gave to a state that VMX's checks on guest state
- * (SDM 3C §26.3.1) accept too: VMX refuses inconsistent segments that SVM lets pass. Nothing is
- * written to the vCPU here.
+ * Each function changes `sregs` from what KVM_GET_SREGS gave to a state that VMX's checks on guest
+ * state (SDM 3C §26.3.1) accept too: VMX refuses inconsistent segments that SVM lets pass. Nothing
+ * is written to the vCPU here.
  */
 #ifndef HV_X86_MODES_H
 #define HV_X86_MODES_H
@@ -19,16 +19,17 @@ enum x86_mode { X86_REAL, X86_PROTECTED, X86_LONG };
 /* Real mode with CS:IP = cs:0 based at cs << 4; all other segments based at 0. */
 void x86_real_mode(struct kvm_sregs *sregs, uint16_t cs);
 
-/* 32-bit protected mode, paging off: flat 4 GiB segments, CS 0x10, data 0x18, TR 0x20, as the table that
- * x86_write_gdt() puts at `gdt`; GDTR points there. The selectors are the Linux boot protocol's __BOOT_CS and
+/* 32-bit protected mode, paging off: flat 4 GiB segments, CS 0x10, data 0x18, TR 0x20, as the table
+ * that x86_write_gdt() puts at `gdt`; GDTR points there. The selectors are the Linux boot
+ * protocol's __BOOT_CS and
  * __BOOT_DS, which every other protocol accepts too. */
 void x86_protected_mode(struct kvm_sregs *sregs, uint64_t gdt);
 
 /* 64-bit mode: paging on with the PML4 at `cr3`, EFER.LME|LMA|NXE, CR4.PAE; selectors as above. */
 void x86_long_mode(struct kvm_sregs *sregs, uint64_t gdt, uint64_t cr3);
 
-/* The descriptor table for both: null, null, code 0x10, data 0x18, TSS 0x20 (two entries in long mode; base 0,
- * limit 0x67, busy). `mode` is X86_PROTECTED or X86_LONG. -EFAULT. */
+/* The descriptor table for both: null, null, code 0x10, data 0x18, TSS 0x20 (two entries in long
+ * mode; base 0, limit 0x67, busy). `mode` is X86_PROTECTED or X86_LONG. -EFAULT. */
 #define X86_GDT_SIZE 48 /* bytes that x86_write_gdt() writes */
 int x86_write_gdt(const struct mem *mem, uint64_t gdt, enum x86_mode mode) HV_MUST_CHECK;
 

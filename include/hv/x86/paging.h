@@ -1,9 +1,10 @@
 /*
  * Page tables: building them for a guest, and walking a guest's own.
  *
- * The builder makes 4-level tables (SDM 3A §4.5) out of pages it takes from a range of guest memory.
- * The walker follows whatever the guest has set up, in every paging mode (none, 32-bit, PAE, 4-level,
- * 5-level; SDM 3A §4.3 to §4.5), as the processor would, and says where and why it stopped.
+ * The builder makes 4-level tables (SDM 3A §4.5) out of pages it takes from a range of guest
+ * memory. The walker follows whatever the guest has set up, in every paging mode (none, 32-bit,
+ * PAE, 4-level, 5-level; SDM 3A §4.3 to §4.5), as the processor would, and says where and why it
+ * stopped.
  */
 #ifndef HV_X86_PAGING_H
 #define HV_X86_PAGING_H
@@ -37,9 +38,10 @@ struct page_builder {
 int page_builder_init(struct page_builder *b, const struct mem *mem, uint64_t start,
                       uint64_t end) HV_MUST_CHECK;
 
-/* Maps [va, va + size) to [pa, pa + size) with `flags` (of PTE_WRITE, PTE_USER, PTE_NO_EXECUTE), in 2 MiB pages
- * where both addresses allow it and 4 KiB pages elsewhere. All three numbers page-aligned; va canonical
- * throughout. -EINVAL; -ENOSPC: out of table pages; -EEXIST: a page in the range is mapped already. */
+/* Maps [va, va + size) to [pa, pa + size) with `flags` (of PTE_WRITE, PTE_USER, PTE_NO_EXECUTE), in
+ * 2 MiB pages where both addresses allow it and 4 KiB pages elsewhere. All three numbers
+ * page-aligned; va canonical throughout. -EINVAL; -ENOSPC: out of table pages; -EEXIST: a page in
+ * the range is mapped already. */
 int page_map(struct page_builder *b, uint64_t va, uint64_t pa, uint64_t size,
              uint64_t flags) HV_MUST_CHECK;
 
@@ -75,8 +77,9 @@ struct page_walk {
     uint32_t error_code; /* as #PF would push it, SDM 3A §4.7; 0 with WALK_OK */
 };
 
-/* Translates `va` under the control registers in `sregs` (and RFLAGS.AC in rflags), for an access by
- * `user` (CPL 3) or supervisor code. Always fills *out. Never changes guest memory: no A or D bit is set. */
+/* Translates `va` under the control registers in `sregs` (and RFLAGS.AC in rflags), for an access
+ * by `user` (CPL 3) or supervisor code. Always fills *out. Never changes guest memory: no A or D
+ * bit is set. */
 void page_walk(const struct mem *mem, const struct kvm_sregs *sregs, uint64_t rflags, uint64_t va,
                enum page_access access, bool user, struct page_walk *out);
 
