@@ -1,0 +1,347 @@
+#include "hv/kvm/kvm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "hv/base/fd.h"
+#include "hv/base/num.h"
+
+/* An ioctl that a signal cannot interrupt half-way: 0 or more, or -errno. */
+static int kvm_ioctl(int fd, unsigned long request, void *arg)
+{
+    int rc;
+
+    do {
+        rc = ioctl(fd, request, arg);
+    } while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : rc;
+}
+
+/* The same for the many whose failure is reported with their name. */
+static int named_ioctl(int fd, unsigned long request, void *arg, const char *name,
+                       struct error *err)
+{
+    int rc = kvm_ioctl(fd, request, arg);
+
+    return rc < 0 ? error_sys(err, rc, "%s failed", name) : rc;
+}
+
+/* --- system --- */
+
+static int open_error(const char *path, int code, struct error *err)
+{
+    switch (code) {
+    case -ENOENT:
+        return error_set(
+            err, code,
+            "%s does not exist: this host offers no KVM (load kvm-intel or kvm-amd, or "
+            "enable virtualization in the firmware or for this virtual machine)",
+            path);
+    case -EACCES:
+    case -EPERM:
+        return error_set(err, code,
+                         "%s: permission denied (join the group that owns it, usually: "
+                         "sudo usermod -aG kvm $USER, then log in again)",
+                         path);
+    default:
+        return error_sys(err, code, "cannot open %s", path);
+    }
+}
+
+int kvm_open(const char *path, struct kvm *out, struct error *err)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    if (fd < 0)
+        return open_error(path, -errno, err);
+    int version = kvm_ioctl(fd, KVM_GET_API_VERSION, NULL);
+    int run_size = kvm_ioctl(fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
+    int rc;
+    if (version != KVM_API_VERSION)
+        rc = error_set(err, -ENOTSUP, "%s is not a KVM with API version %d", path, KVM_API_VERSION);
+    else if (run_size < (int)sizeof(struct kvm_run))
+        rc = error_set(err, -ENOTSUP, "KVM_GET_VCPU_MMAP_SIZE gave %d", run_size);
+    else
+        rc = 0;
+    if (rc < 0) {
+        fd_close(&fd);
+        return rc;
+    }
+    *out = (struct kvm){.fd = fd, .run_size = (size_t)run_size};
+    return 0;
+}
+
+void kvm_close(struct kvm *kvm)
+{
+    fd_close(&kvm->fd);
+}
+
+static int check_extension(int fd, int capability)
+{
+    int rc = kvm_ioctl(fd, KVM_CHECK_EXTENSION, (void *)(uintptr_t)capability);
+
+    return rc < 0 ? 0 : rc;
+}
+
+int kvm_check(const struct kvm *kvm, int capability)
+{
+    return check_extension(kvm->fd, capability);
+}
+
+int kvm_supported_cpuid(const struct kvm *kvm, struct kvm_cpuid2 **out, struct error *err)
+{
+    /* The kernel says E2BIG until the table is large enough for its entries. */
+    for (uint32_t room = 128; room <= 4096; room *= 2) {
+        struct kvm_cpuid2 *table = calloc(1, sizeof(*table) + room * sizeof(table->entries[0]));
+        if (table == NULL)
+            return error_set(err, -ENOMEM, "no memory for the CPUID table");
+        table->nent = room;
+        int rc = kvm_ioctl(kvm->fd, KVM_GET_SUPPORTED_CPUID, table);
+        if (rc >= 0) {
+            *out = table;
+            return 0;
+        }
+        free(table);
+        if (rc != -E2BIG)
+            return error_sys(err, rc, "KVM_GET_SUPPORTED_CPUID failed");
+    }
+    return error_set(err, -E2BIG, "KVM_GET_SUPPORTED_CPUID wants more than 4096 entries");
+}
+
+/* --- VM --- */
+
+int vm_create(const struct kvm *kvm, struct vm *out, struct error *err)
+{
+    int fd = named_ioctl(kvm->fd, KVM_CREATE_VM, NULL, "KVM_CREATE_VM", err);
+
+    if (fd < 0)
+        return fd;
+    *out = (struct vm){.fd = fd};
+    return 0;
+}
+
+void vm_close(struct vm *vm)
+{
+    fd_close(&vm->fd);
+}
+
+int vm_check(const struct vm *vm, int capability)
+{
+    return check_extension(vm->fd, capability);
+}
+
+int vm_enable_cap(const struct vm *vm, uint32_t capability, uint64_t arg, struct error *err)
+{
+    struct kvm_enable_cap cap = {.cap = capability, .args = {arg}};
+    int rc = kvm_ioctl(vm->fd, KVM_ENABLE_CAP, &cap);
+
+    return rc < 0 ? error_sys(err, rc, "KVM_ENABLE_CAP %u failed", capability) : 0;
+}
+
+int vm_set_memory(const struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t size, void *host,
+                  uint32_t flags, struct error *err)
+{
+    struct kvm_userspace_memory_region region = {
+        .slot = slot,
+        .flags = flags,
+        .guest_phys_addr = gpa,
+        .memory_size = size,
+        .userspace_addr = (uintptr_t)host,
+    };
+    int rc = kvm_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
+
+    if (rc < 0)
+        return error_sys(err, rc, "KVM_SET_USER_MEMORY_REGION failed for slot %u at 0x%llx", slot,
+                         (unsigned long long)gpa);
+    return 0;
+}
+
+int vm_set_tss_addr(const struct vm *vm, uint64_t gpa, struct error *err)
+{
+    return named_ioctl(vm->fd, KVM_SET_TSS_ADDR, (void *)(uintptr_t)gpa, "KVM_SET_TSS_ADDR", err);
+}
+
+int vm_set_identity_map_addr(const struct vm *vm, uint64_t gpa, struct error *err)
+{
+    return named_ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &gpa, "KVM_SET_IDENTITY_MAP_ADDR", err);
+}
+
+int vm_create_irqchip(const struct vm *vm, struct error *err)
+{
+    return named_ioctl(vm->fd, KVM_CREATE_IRQCHIP, NULL, "KVM_CREATE_IRQCHIP", err);
+}
+
+int vm_create_pit(const struct vm *vm, struct error *err)
+{
+    /* The dummy speaker port answers 0x61, which Linux reads when it calibrates against the PIT. */
+    struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+
+    return named_ioctl(vm->fd, KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2", err);
+}
+
+int vm_irq_line(const struct vm *vm, uint32_t gsi, bool level)
+{
+    struct kvm_irq_level irq = {.irq = gsi, .level = level};
+
+    return kvm_ioctl(vm->fd, KVM_IRQ_LINE, &irq);
+}
+
+/* --- vCPU --- */
+
+int vcpu_create(const struct kvm *kvm, const struct vm *vm, unsigned id, struct vcpu *out,
+                struct error *err)
+{
+    int fd = kvm_ioctl(vm->fd, KVM_CREATE_VCPU, (void *)(uintptr_t)id);
+
+    if (fd < 0)
+        return error_sys(err, fd, "KVM_CREATE_VCPU %u failed", id);
+    void *run = mmap(NULL, kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (run == MAP_FAILED) {
+        int rc = error_sys(err, -errno, "cannot map the run structure of vCPU %u", id);
+        fd_close(&fd);
+        return rc;
+    }
+    *out = (struct vcpu){.fd = fd, .id = id, .run = run, .run_size = kvm->run_size};
+    return 0;
+}
+
+void vcpu_close(struct vcpu *vcpu)
+{
+    if (vcpu->run != NULL)
+        (void)munmap(vcpu->run, vcpu->run_size);
+    vcpu->run = NULL;
+    fd_close(&vcpu->fd);
+}
+
+int vcpu_run(struct vcpu *vcpu)
+{
+    if (ioctl(vcpu->fd, KVM_RUN, NULL) == 0)
+        return 0;
+    /* EAGAIN: an AP waiting for its SIPI was woken by a signal before it ever ran. */
+    return errno == EAGAIN ? -EINTR : -errno;
+}
+
+int vcpu_set_signal_mask(const struct vcpu *vcpu, const sigset_t *mask, struct error *err)
+{
+    /* The kernel's signal set is 8 bytes; libc's sigset_t is larger and starts with it. */
+    enum { KERNEL_SIGSET_SIZE = 8 };
+    uint8_t buf[sizeof(struct kvm_signal_mask) + KERNEL_SIGSET_SIZE];
+    struct kvm_signal_mask head = {.len = KERNEL_SIGSET_SIZE};
+
+    memcpy(buf, &head, sizeof(head));
+    memcpy(buf + sizeof(head), mask, KERNEL_SIGSET_SIZE);
+    return named_ioctl(vcpu->fd, KVM_SET_SIGNAL_MASK, buf, "KVM_SET_SIGNAL_MASK", err);
+}
+
+int vcpu_get_regs(const struct vcpu *vcpu, struct kvm_regs *out)
+{
+    return kvm_ioctl(vcpu->fd, KVM_GET_REGS, out);
+}
+
+int vcpu_set_regs(const struct vcpu *vcpu, const struct kvm_regs *regs)
+{
+    return kvm_ioctl(vcpu->fd, KVM_SET_REGS, (void *)(uintptr_t)regs);
+}
+
+int vcpu_get_sregs(const struct vcpu *vcpu, struct kvm_sregs *out)
+{
+    return kvm_ioctl(vcpu->fd, KVM_GET_SREGS, out);
+}
+
+int vcpu_set_sregs(const struct vcpu *vcpu, const struct kvm_sregs *sregs)
+{
+    return kvm_ioctl(vcpu->fd, KVM_SET_SREGS, (void *)(uintptr_t)sregs);
+}
+
+int vcpu_get_fpu(const struct vcpu *vcpu, struct kvm_fpu *out)
+{
+    return kvm_ioctl(vcpu->fd, KVM_GET_FPU, out);
+}
+
+int vcpu_set_fpu(const struct vcpu *vcpu, const struct kvm_fpu *fpu)
+{
+    return kvm_ioctl(vcpu->fd, KVM_SET_FPU, (void *)(uintptr_t)fpu);
+}
+
+int vcpu_get_lapic(const struct vcpu *vcpu, struct kvm_lapic_state *out)
+{
+    return kvm_ioctl(vcpu->fd, KVM_GET_LAPIC, out);
+}
+
+int vcpu_set_lapic(const struct vcpu *vcpu, const struct kvm_lapic_state *lapic)
+{
+    return kvm_ioctl(vcpu->fd, KVM_SET_LAPIC, (void *)(uintptr_t)lapic);
+}
+
+int vcpu_get_mp_state(const struct vcpu *vcpu, uint32_t *out)
+{
+    struct kvm_mp_state state;
+    int rc = kvm_ioctl(vcpu->fd, KVM_GET_MP_STATE, &state);
+
+    if (rc == 0)
+        *out = state.mp_state;
+    return rc;
+}
+
+int vcpu_get_events(const struct vcpu *vcpu, struct kvm_vcpu_events *out)
+{
+    return kvm_ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, out);
+}
+
+int vcpu_set_cpuid(const struct vcpu *vcpu, const struct kvm_cpuid2 *cpuid, struct error *err)
+{
+    return named_ioctl(vcpu->fd, KVM_SET_CPUID2, (void *)(uintptr_t)cpuid, "KVM_SET_CPUID2", err);
+}
+
+int vcpu_set_msrs(const struct vcpu *vcpu, const struct kvm_msr_entry *msrs, unsigned count,
+                  struct error *err)
+{
+    /* One MSR per call: KVM stops at the first it refuses, and then its number is known. */
+    for (unsigned i = 0; i < count; i++) {
+        struct {
+            struct kvm_msrs head;
+            struct kvm_msr_entry entry;
+        } one = {.head.nmsrs = 1, .entry = msrs[i]};
+        int rc = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &one);
+        if (rc != 1)
+            return error_set(err, rc < 0 ? rc : -EINVAL, "KVM_SET_MSRS refused 0x%llx for MSR 0x%x",
+                             (unsigned long long)msrs[i].data, msrs[i].index);
+    }
+    return 0;
+}
+
+const char *kvm_exit_name(uint32_t reason)
+{
+    static const char *const names[] = {
+        [KVM_EXIT_UNKNOWN] = "UNKNOWN",
+        [KVM_EXIT_EXCEPTION] = "EXCEPTION",
+        [KVM_EXIT_IO] = "IO",
+        [KVM_EXIT_HYPERCALL] = "HYPERCALL",
+        [KVM_EXIT_DEBUG] = "DEBUG",
+        [KVM_EXIT_HLT] = "HLT",
+        [KVM_EXIT_MMIO] = "MMIO",
+        [KVM_EXIT_IRQ_WINDOW_OPEN] = "IRQ_WINDOW_OPEN",
+        [KVM_EXIT_SHUTDOWN] = "SHUTDOWN",
+        [KVM_EXIT_FAIL_ENTRY] = "FAIL_ENTRY",
+        [KVM_EXIT_INTR] = "INTR",
+        [KVM_EXIT_SET_TPR] = "SET_TPR",
+        [KVM_EXIT_TPR_ACCESS] = "TPR_ACCESS",
+        [KVM_EXIT_NMI] = "NMI",
+        [KVM_EXIT_INTERNAL_ERROR] = "INTERNAL_ERROR",
+        [KVM_EXIT_SYSTEM_EVENT] = "SYSTEM_EVENT",
+        [KVM_EXIT_IOAPIC_EOI] = "IOAPIC_EOI",
+        [KVM_EXIT_HYPERV] = "HYPERV",
+        [KVM_EXIT_X86_RDMSR] = "X86_RDMSR",
+        [KVM_EXIT_X86_WRMSR] = "X86_WRMSR",
+        [KVM_EXIT_DIRTY_RING_FULL] = "DIRTY_RING_FULL",
+        [KVM_EXIT_X86_BUS_LOCK] = "X86_BUS_LOCK",
+    };
+
+    if (reason < ARRAY_LEN(names) && names[reason] != NULL)
+        return names[reason];
+    return "?";
+}

@@ -1,0 +1,254 @@
+#include "hv/mem/mem.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "hv/base/fd.h"
+#include "hv/base/num.h"
+
+#define HUGE_PAGE_SIZE (2 * MIB)
+
+void mem_init(struct mem *mem)
+{
+    *mem = (struct mem){0};
+}
+
+void mem_fini(struct mem *mem)
+{
+    for (unsigned i = 0; i < mem->count; i++) {
+        (void)munmap(mem->regions[i].host, mem->regions[i].size);
+        fd_close(&mem->regions[i].fd);
+    }
+    mem_init(mem);
+}
+
+/* --- regions --- */
+
+static int check_region(const struct mem *mem, uint64_t gpa, uint64_t size, uint64_t align,
+                        struct error *err)
+{
+    uint64_t end;
+
+    if (size == 0 || gpa % align != 0 || size % align != 0 ||
+        __builtin_add_overflow(gpa, size, &end))
+        return error_set(err, -EINVAL, "guest memory of 0x%llx bytes at 0x%llx is not page-aligned",
+                         (unsigned long long)size, (unsigned long long)gpa);
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct mem_region *r = &mem->regions[i];
+        if (gpa < r->gpa + r->size && r->gpa < end)
+            return error_set(err, -EEXIST, "guest memory at 0x%llx overlaps memory at 0x%llx",
+                             (unsigned long long)gpa, (unsigned long long)r->gpa);
+    }
+    if (mem->count == MEM_REGIONS_MAX)
+        return error_set(err, -ENOSPC, "more than %d guest memory regions", MEM_REGIONS_MAX);
+    return 0;
+}
+
+/* A memfd of `size` bytes. */
+static int create_memfd(uint64_t size, enum mem_backing backing, int *out)
+{
+    unsigned flags = MFD_CLOEXEC;
+
+    if (backing == MEM_HUGETLB)
+        flags |= MFD_HUGETLB | MFD_HUGE_2MB;
+    int fd = memfd_create("guest-memory", flags);
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, (off_t)size) < 0) {
+        int rc = -errno;
+        fd_close(&fd);
+        return rc;
+    }
+    *out = fd;
+    return 0;
+}
+
+/* Maps the region's memory. MAP_NORESERVE: guests rarely touch all they are given, and a host
+ * without room is noticed by its own limits; huge pages are reserved at once, for running out of
+ * them later would be a SIGBUS. */
+static int map_region(struct mem_region *r)
+{
+    int flags = r->backing == MEM_ANONYMOUS ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+
+    if (r->backing != MEM_ANONYMOUS) {
+        int rc = create_memfd(r->size, r->backing, &r->fd);
+        if (rc < 0)
+            return rc;
+    }
+    if (r->backing != MEM_HUGETLB)
+        flags |= MAP_NORESERVE;
+    r->host = mmap(NULL, r->size, PROT_READ | PROT_WRITE, flags, r->fd, 0);
+    if (r->host == MAP_FAILED) {
+        int rc = -errno;
+        fd_close(&r->fd);
+        return rc;
+    }
+    /* Fewer TLB misses where the host allows it; without huge pages the call fails, harmlessly. */
+    (void)madvise(r->host, r->size, MADV_HUGEPAGE);
+    return 0;
+}
+
+int mem_add(struct mem *mem, uint64_t gpa, uint64_t size, enum mem_kind kind,
+            enum mem_backing backing, struct error *err)
+{
+    uint64_t align = backing == MEM_HUGETLB ? HUGE_PAGE_SIZE : MEM_PAGE_SIZE;
+    int rc = check_region(mem, gpa, size, align, err);
+
+    if (rc < 0)
+        return rc;
+    struct mem_region r = {.gpa = gpa, .size = size, .kind = kind, .backing = backing, .fd = -1};
+    rc = map_region(&r);
+    if (rc < 0) {
+        char text[SIZE_TEXT_MAX];
+        return error_sys(err, rc, "cannot get %s of %s memory", format_size(size, text),
+                         backing == MEM_HUGETLB ? "huge-page" : "host");
+    }
+    unsigned i = mem->count++;
+    for (; i > 0 && mem->regions[i - 1].gpa > gpa; i--)
+        mem->regions[i] = mem->regions[i - 1];
+    mem->regions[i] = r;
+    return 0;
+}
+
+const struct mem_region *mem_find(const struct mem *mem, uint64_t gpa)
+{
+    for (unsigned i = 0; i < mem->count; i++) {
+        const struct mem_region *r = &mem->regions[i];
+        if (gpa - r->gpa < r->size) /* below r->gpa wraps to something large */
+            return r;
+    }
+    return NULL;
+}
+
+void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len, bool write)
+{
+    const struct mem_region *r = mem_find(mem, gpa);
+
+    if (r == NULL || !range_fits(gpa - r->gpa, len, r->size) || (write && r->kind != MEM_RAM))
+        return NULL;
+    return (uint8_t *)r->host + (gpa - r->gpa);
+}
+
+/* --- copies that may cross from one region into the next --- */
+
+enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FILL_ROM };
+
+/* True if all of [gpa, gpa + len) may be accessed so. Checked before the first byte moves. */
+static bool allowed(const struct mem *mem, uint64_t gpa, uint64_t len, enum access access)
+{
+    while (len > 0) {
+        const struct mem_region *r = mem_find(mem, gpa);
+        if (r == NULL || (access == ACCESS_WRITE && r->kind != MEM_RAM))
+            return false;
+        uint64_t here = r->size - (gpa - r->gpa);
+        if (here >= len)
+            return true;
+        len -= here;
+        gpa += here;
+    }
+    return true;
+}
+
+/* The longest piece at `gpa` that lies in one region; the range was checked before. */
+static uint8_t *piece(const struct mem *mem, uint64_t gpa, uint64_t len, uint64_t *out_len)
+{
+    const struct mem_region *r = mem_find(mem, gpa);
+    uint64_t here = r->size - (gpa - r->gpa);
+
+    *out_len = here < len ? here : len;
+    return (uint8_t *)r->host + (gpa - r->gpa);
+}
+
+int mem_read(const struct mem *mem, uint64_t gpa, void *out, uint64_t len)
+{
+    uint8_t *to = out;
+
+    if (!allowed(mem, gpa, len, ACCESS_READ))
+        return -EFAULT;
+    while (len > 0) {
+        uint64_t n;
+        const uint8_t *from = piece(mem, gpa, len, &n);
+        memcpy(to, from, n);
+        to += n;
+        gpa += n;
+        len -= n;
+    }
+    return 0;
+}
+
+static int copy_in(const struct mem *mem, uint64_t gpa, const void *data, uint64_t len,
+                   enum access access)
+{
+    const uint8_t *from = data;
+
+    if (!allowed(mem, gpa, len, access))
+        return -EFAULT;
+    while (len > 0) {
+        uint64_t n;
+        uint8_t *to = piece(mem, gpa, len, &n);
+        memcpy(to, from, n);
+        from += n;
+        gpa += n;
+        len -= n;
+    }
+    return 0;
+}
+
+int mem_write(const struct mem *mem, uint64_t gpa, const void *data, uint64_t len)
+{
+    return copy_in(mem, gpa, data, len, ACCESS_WRITE);
+}
+
+int mem_rom_write(const struct mem *mem, uint64_t gpa, const void *data, uint64_t len)
+{
+    return copy_in(mem, gpa, data, len, ACCESS_FILL_ROM);
+}
+
+int mem_zero(const struct mem *mem, uint64_t gpa, uint64_t len)
+{
+    if (!allowed(mem, gpa, len, ACCESS_WRITE))
+        return -EFAULT;
+    while (len > 0) {
+        uint64_t n;
+        uint8_t *to = piece(mem, gpa, len, &n);
+        memset(to, 0, n);
+        gpa += n;
+        len -= n;
+    }
+    return 0;
+}
+
+/* --- single numbers: one access when aligned, so that a value the guest is changing is never torn
+ * --- */
+
+#define DEFINE_ACCESSORS(bits)                                                                     \
+    int mem_read_u##bits(const struct mem *mem, uint64_t gpa, uint##bits##_t *out)                 \
+    {                                                                                              \
+        const uint##bits##_t *p = mem_ptr(mem, gpa, sizeof(*p), false);                            \
+        uint##bits##_t v;                                                                          \
+        if (p != NULL && gpa % sizeof(*p) == 0) {                                                  \
+            v = __atomic_load_n(p, __ATOMIC_RELAXED);                                              \
+        } else {                                                                                   \
+            int rc = mem_read(mem, gpa, &v, sizeof(v));                                            \
+            if (rc < 0)                                                                            \
+                return rc;                                                                         \
+        }                                                                                          \
+        *out = le##bits##toh(v);                                                                   \
+        return 0;                                                                                  \
+    }                                                                                              \
+    int mem_write_u##bits(const struct mem *mem, uint64_t gpa, uint##bits##_t v)                   \
+    {                                                                                              \
+        uint##bits##_t *p = mem_ptr(mem, gpa, sizeof(*p), true);                                   \
+        v = htole##bits(v);                                                                        \
+        if (p == NULL || gpa % sizeof(*p) != 0)                                                    \
+            return mem_write(mem, gpa, &v, sizeof(v));                                             \
+        __atomic_store_n(p, v, __ATOMIC_RELAXED);                                                  \
+        return 0;                                                                                  \
+    }
+
+DEFINE_ACCESSORS(16)
+DEFINE_ACCESSORS(32)
+DEFINE_ACCESSORS(64)
