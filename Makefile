@@ -32,7 +32,7 @@ $(error SAN=$(SAN) is not a variant: asan, tsan, cov)
 endif
 SANFLAGS := $(SAN_$(SAN))
 
-ALL_CFLAGS = -std=gnu17 $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -Iinclude -Isrc -Ibuild/gen \
+ALL_CFLAGS = -std=gnu17 $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -D_GNU_SOURCE -Iinclude -Isrc -Ibuild/gen \
              -DHV_VERSION='"$(VERSION)"' -MMD -MP
 ALL_LDFLAGS = $(LDFLAGS) $(SANFLAGS) -pthread
 LIBS := -lzstd -llzma -llz4 -lz -ljansson

@@ -37,10 +37,12 @@ int error_prefix(struct error *err, int code, const char *fmt, ...)
         va_start(ap, fmt);
         (void)vsnprintf(prefix, sizeof(prefix), fmt, ap);
         va_end(ap);
-        struct error old = *err;
-        size_t used = strlen(prefix);
-        memcpy(err->text, prefix, used + 1);
-        (void)snprintf(err->text + used, sizeof(err->text) - used, ": %s", old.text);
+        size_t used = strnlen(prefix, sizeof(prefix) - sizeof(": "));
+        size_t rest = strnlen(err->text, sizeof(err->text) - used - sizeof(": "));
+        memmove(err->text + used + 2, err->text, rest);
+        memcpy(err->text, prefix, used);
+        memcpy(err->text + used, ": ", 2);
+        err->text[used + 2 + rest] = '\0';
     }
     return code;
 }

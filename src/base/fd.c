@@ -55,9 +55,9 @@ int fd_set_nonblock(int fd)
 
 void fd_close(int *fd)
 {
+    /* Nothing can be done about a failure, and the number is free either way. */
     if (*fd >= 0)
-        (void)close(
-            *fd); /* nothing can be done about a failure, and the number is free either way */
+        (void)close(*fd);
     *fd = -1;
 }
 
@@ -95,8 +95,8 @@ static int open_regular(const char *path, uint64_t max, int *fd, size_t *size, s
 
 int file_read_all(const char *path, uint64_t max, struct file_bytes *out, struct error *err)
 {
-    int fd;
-    size_t size;
+    int fd = -1;
+    size_t size = 0;
     int rc = open_regular(path, max, &fd, &size, err);
 
     if (rc < 0)
