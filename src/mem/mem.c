@@ -2,6 +2,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <linux/memfd.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
