@@ -5,6 +5,9 @@
  * memory. The walker follows whatever the guest has set up, in every paging mode (none, 32-bit,
  * PAE, 4-level, 5-level; SDM 3A §4.3 to §4.5), as the processor would, and says where and why it
  * stopped.
+ *
+ * Not modelled by the walker: the width of physical addresses (bits 51:MAXPHYADDR are taken as
+ * address bits), protection keys, shadow stacks, and the supervisor's implicit accesses.
  */
 #ifndef HV_X86_PAGING_H
 #define HV_X86_PAGING_H
@@ -41,7 +44,8 @@ int page_builder_init(struct page_builder *b, const struct mem *mem, uint64_t st
 /* Maps [va, va + size) to [pa, pa + size) with `flags` (of PTE_WRITE, PTE_USER, PTE_NO_EXECUTE), in
  * 2 MiB pages where both addresses allow it and 4 KiB pages elsewhere. All three numbers
  * page-aligned; va canonical throughout. -EINVAL; -ENOSPC: out of table pages; -EEXIST: a page in
- * the range is mapped already. */
+ * the range is mapped already; -EFAULT: a table is not in RAM. On failure the pages before the one
+ * that failed stay mapped. */
 int page_map(struct page_builder *b, uint64_t va, uint64_t pa, uint64_t size,
              uint64_t flags) HV_MUST_CHECK;
 
@@ -66,15 +70,17 @@ enum walk_result {
 struct page_walk {
     uint64_t va;
     uint64_t pa;        /* valid with WALK_OK */
-    uint64_t page_size; /* bytes; 0 without paging */
+    uint64_t page_size; /* bytes, valid with WALK_OK; 0 without paging */
     enum walk_result result;
-    unsigned levels; /* entries read, root first */
+    unsigned levels; /* steps taken, root first; with WALK_NO_MEMORY the last has entry 0 */
     struct walk_step {
         const char *table; /* "PML4", "PDPT", "PD", "PT", "PML5" */
         uint64_t entry_gpa;
         uint64_t entry;
     } steps[WALK_LEVELS_MAX];
-    uint32_t error_code; /* as #PF would push it, SDM 3A §4.7; 0 with WALK_OK */
+    /* As #PF would push it, SDM 3A §4.7; 0 where no #PF comes (WALK_OK, _NOT_CANONICAL, _NO_MEMORY)
+     */
+    uint32_t error_code;
 };
 
 /* Translates `va` under the control registers in `sregs` (and RFLAGS.AC in rflags), for an access
@@ -90,7 +96,8 @@ size_t page_read_virtual(const struct mem *mem, const struct kvm_sregs *sregs, u
 
 const char *walk_result_text(enum walk_result result);
 
-/* One line per level: table, entry's address, entry, decoded flags; then the outcome. */
+/* One line per level: table, entry's address, entry, decoded flags; then the outcome. Each line
+ * starts with two spaces. */
 void page_walk_print(const struct page_walk *walk, FILE *out);
 
 #endif
