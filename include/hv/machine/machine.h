@@ -1,0 +1,100 @@
+/*
+ * A virtual machine: memory, buses, devices and vCPU threads, owned by one object.
+ *
+ * Life: machine_create() builds everything and loads the kernel, machine_start() lets the vCPUs go,
+ * machine_run() is the main thread's event loop until the machine ends, machine_destroy(). A
+ * machine that the guest reset is destroyed and created again: every start is a cold start.
+ *
+ * Threads: one per vCPU, made by machine_start(). The functions here are for the thread that
+ * created the machine, except machine_end().
+ */
+#ifndef HV_MACHINE_MACHINE_H
+#define HV_MACHINE_MACHINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "hv/base/err.h"
+#include "hv/base/log.h"
+#include "hv/base/loop.h"
+#include "hv/boot/boot.h"
+#include "hv/chr/chr.h"
+#include "hv/machine/trace.h"
+#include "hv/mem/mem.h"
+#include "hv/x86/cpuid.h"
+
+#define MACHINE_SERIAL_PORTS 2
+
+struct machine_config {
+    uint64_t memory; /* bytes */
+    enum mem_backing backing;
+    unsigned cpus;            /* 1..X86_CPUS_MAX */
+    bool irqchip;             /* false: no interrupt controllers, and HLT ends the machine */
+    const char *kvm_path;     /* KVM_DEVICE, or another for tests */
+    struct boot_request boot; /* layout is filled in by the machine; its pointers need to live
+                                 until machine_create() returns */
+    struct chr *serial[MACHINE_SERIAL_PORTS]; /* borrowed; NULL: no such port */
+    struct chr *debug;                        /* borrowed; port 0xe9 */
+    struct loop *loop;                        /* borrowed */
+    const struct log *log;                    /* borrowed */
+    const struct trace *trace;                /* borrowed, for at least `cpus` vCPUs; NULL: none */
+};
+
+enum machine_end {
+    MACHINE_POWER_OFF,    /* ACPI S5 */
+    MACHINE_RESET,        /* the guest asked for a reset */
+    MACHINE_DEBUG_EXIT,   /* isa-debug-exit; value: what was written */
+    MACHINE_HALTED,       /* HLT without an interrupt controller */
+    MACHINE_QUIT,         /* the user's wish */
+    MACHINE_TRIPLE_FAULT, /* KVM_EXIT_SHUTDOWN */
+    MACHINE_CRASH,        /* KVM could not go on: FAIL_ENTRY, INTERNAL_ERROR, or an unknown exit */
+    MACHINE_HOST_ERROR,   /* an ioctl failed; value: errno */
+};
+
+struct machine_outcome {
+    enum machine_end end;
+    unsigned cpu; /* which vCPU brought it about */
+    uint32_t value;
+};
+
+struct machine;
+
+int machine_create(const struct machine_config *cfg, struct machine **out,
+                   struct error *err) HV_MUST_CHECK;
+void machine_destroy(struct machine *m); /* takes NULL; stops the vCPUs first */
+
+/* Creates the vCPU threads, which start running, or parked if `paused`. */
+int machine_start(struct machine *m, bool paused, struct error *err) HV_MUST_CHECK;
+
+/* Runs the event loop until the machine ends; then all vCPU threads have ended too. */
+int machine_run(struct machine *m, struct machine_outcome *out, struct error *err) HV_MUST_CHECK;
+
+/* Ends the machine with `outcome`, unless it has ended already. Any thread; returns at once. */
+void machine_end(struct machine *m, const struct machine_outcome *outcome);
+
+/* Stops the world: returns once every vCPU is out of the guest, with no I/O half done. And lets it
+ * go on. Both may be called any number of times. */
+void machine_pause(struct machine *m);
+void machine_resume(struct machine *m);
+bool machine_is_paused(const struct machine *m);
+
+/* Presses the power button: a guest with ACPI shuts down. */
+void machine_power_button(struct machine *m);
+
+/* Which boot protocol was used. */
+enum boot_protocol machine_protocol(const struct machine *m);
+
+/* Why the machine died, for a person: last exits, registers, page walks, instruction bytes, likely
+ * cause. For an outcome that is TRIPLE_FAULT or CRASH, after machine_run(). */
+void machine_report(struct machine *m, const struct machine_outcome *outcome, FILE *out);
+
+/* Exits by reason and vCPU, guest memory touched, time since creation. */
+void machine_print_stats(const struct machine *m, FILE *out);
+
+/* --- the parts of the machine's state that must be saved, in order; see machine/board.c --- */
+struct device;
+unsigned machine_device_count(const struct machine *m);
+struct device *machine_device(const struct machine *m, unsigned index);
+
+#endif
