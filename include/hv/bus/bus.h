@@ -7,7 +7,8 @@
  * that nobody answers are dropped and counted.
  *
  * Threads: accesses come from all vCPU threads at once. Windows are mapped and unmapped by one
- * thread at a time, which may be a vCPU thread (a BAR that moves), while others access the bus.
+ * thread at a time, which may be a vCPU thread (a BAR that moves, even through this bus), while
+ * others access the bus.
  */
 #ifndef HV_BUS_BUS_H
 #define HV_BUS_BUS_H
@@ -42,7 +43,8 @@ void bus_fini(struct bus *bus);
 /* -EINVAL: empty, or past the bus's limit; -EEXIST: overlaps a window; -ENOSPC. */
 int bus_map(struct bus *bus, uint64_t base, uint64_t size, struct device *dev,
             uint64_t offset) HV_MUST_CHECK;
-/* Removes the window that starts at `base`. -ENOENT. */
+/* Removes the window that starts at `base`. An access that another thread has under way may still
+ * reach the device. -ENOENT. */
 int bus_unmap(struct bus *bus, uint64_t base) HV_MUST_CHECK;
 
 /* One access of 1 to 8 bytes at any alignment. `data` is little-endian guest bytes, as KVM's run

@@ -28,13 +28,16 @@ struct dev_ops {
      * is inside the window that was mapped. A write's value has its unused high bytes cleared. */
     uint64_t (*read)(struct device *dev, uint64_t offset, unsigned size);
     void (*write)(struct device *dev, uint64_t offset, unsigned size, uint64_t value);
-    /* One codec section per device, named dev->name. load() validates every value: -EINVAL. */
+    /* One codec section per device, named dev->name and of this table's version; it is open when
+     * these are called. save() writes its fields. load() reads them, calls codec_leave(), validates
+     * every value (-EINVAL), and changes the device only when all of that went well. */
     void (*save)(struct device *dev, struct codec_writer *w);
     int (*load)(struct device *dev, struct codec_reader *r);
     void (*destroy)(struct device *dev);
     /* The widest access the registers take (1, 2, 4 or 8 bytes). The bus splits wider ones into
      * several, lowest address first, as an ISA or PCI bridge does. */
     unsigned max_access;
+    uint32_t version; /* of what save() writes */
 };
 
 struct device {
@@ -50,11 +53,13 @@ void dev_fini(struct device *dev);
 void dev_lock(struct device *dev);
 void dev_unlock(struct device *dev);
 
-/* The only callers of ops. read and write take the lock. */
+/* The only callers of ops. All but dev_destroy() take the lock. dev_load() leaves the device as it
+ * was on failure: -ENOENT, -ENOTUNIQ (another section comes next), -ENOTSUP (another version),
+ * -EBADMSG or -ENODATA (damaged), -EINVAL (a value that no device of ours would have saved). */
 uint64_t dev_read(struct device *dev, uint64_t offset, unsigned size);
 void dev_write(struct device *dev, uint64_t offset, unsigned size, uint64_t value);
 int dev_save(struct device *dev, struct codec_writer *w) HV_MUST_CHECK;
-int dev_load(struct device *dev, struct codec_reader *r) HV_MUST_CHECK; /* -EBADMSG, -EINVAL, … */
-void dev_destroy(struct device *dev);                                   /* takes NULL */
+int dev_load(struct device *dev, struct codec_reader *r) HV_MUST_CHECK;
+void dev_destroy(struct device *dev); /* takes NULL */
 
 #endif

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* A zero-initialised line leads nowhere: it only remembers its level. */
 struct irq_line {
     /* Delivers a change of level. Must not call back into the device. */
     void (*set)(void *ctx, uint32_t gsi, bool level);
