@@ -67,9 +67,13 @@ struct boot_request {
     const char *initrd_name;
     const char *cmdline; /* "" when none */
     uint64_t flat_load;  /* BOOT_FLAT: guest-physical load address */
-    uint64_t flat_entry; /* BOOT_FLAT: first instruction, a physical address below 1 MiB */
+    uint64_t flat_entry; /* BOOT_FLAT: first instruction, in the image and below 1 MiB */
     struct boot_layout layout;
 };
+
+/* The stack that every protocol but flat starts with, in scratch: enough for a C program's first
+ * steps. */
+#define BOOT_STACK_SIZE (16U << 10)
 
 /* How vCPU 0 starts. Interrupts are off; registers not named here are 0. */
 struct boot_entry {
@@ -83,9 +87,13 @@ struct boot_entry {
         cr3; /* guest-physical; gdt unless X86_REAL, cr3 with X86_LONG; written by the loader */
 };
 
-/* Detects (for BOOT_AUTO), validates, loads. Nothing but *entry and guest memory changes. -ENOEXEC:
- * not an image of that protocol, or a broken one; -E2BIG: does not fit guest memory; -ENOTSUP: an
- * image that wants what hv does not offer. `log` (may be NULL) hears about fallbacks. */
+/* Detects (for BOOT_AUTO), validates, loads. A kernel file that is itself packed with gzip, xz,
+ * zstd or lz4 is unpacked first, except for BOOT_FLAT. Nothing but *entry and guest memory changes,
+ * and guest memory outside scratch only when the image was found good. -ENOEXEC: not an image of
+ * that protocol, or a broken one; -E2BIG: does not fit guest memory, or unpacks to more than 1 GiB;
+ * -ENOTSUP: an image that wants what hv does not offer, or an initrd for a protocol that has none;
+ * -EINVAL: flat_entry out of place; -ENOMEM. The sentence starts with kernel_name. `log` (may be
+ * NULL) hears about fallbacks. */
 int boot_load(const struct mem *mem, const struct boot_request *req, const struct log *log,
               struct boot_entry *entry, struct error *err) HV_MUST_CHECK;
 

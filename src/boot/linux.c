@@ -1,0 +1,245 @@
+/*
+ * Starting Linux by its own boot protocol (Linux Documentation/arch/x86/boot.rst).
+ *
+ * The kernel expects the address of a boot_params structure, the "zero page", in RSI: a copy of its
+ * setup header with the loader's fields filled in, and the memory map. There are two ways in:
+ *
+ * - linux_load() puts the bzImage's protected-mode part into memory and enters it, at its start in
+ *   32-bit mode or 0x200 bytes later in 64-bit mode. It then unpacks the kernel proper itself.
+ * - linux_load_unpacked() unpacks that kernel here, loads it like any ELF file, and enters it at
+ *   startup_64, where the decompressor would have jumped to. The guest is spared the slowest
+ *   part of its start. The kernel runs where it was linked to run; choosing a random place (KASLR)
+ *   is the decompressor's work, and does not happen this way. A vmlinux that never was in a bzImage
+ *   starts like this too.
+ *
+ * Left out: the 16-bit entry and its setup code, which asks a BIOS that hv does not have (and so
+ * heap_end_ptr, which only that code uses); initrds and kernels above 4 GiB; EFI.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "boot/boot_priv.h"
+
+#define LOADER_UNDEFINED 0xff /* type_of_loader: one without an assigned number */
+#define ENTRY_64 0x200        /* boot.rst, 64-bit Boot Protocol */
+#define LOAD_DEFAULT MIB      /* what code32_start counts from */
+
+_Static_assert(sizeof(struct boot_params) == 4096, "boot.rst, Zero Page");
+
+/* --- the zero page --- */
+
+static void fill_memory_map(struct boot_params *p, const struct boot_layout *layout)
+{
+    p->e820_entries = (uint8_t)layout->count;
+    for (unsigned i = 0; i < layout->count; i++)
+        p->e820_table[i] = (struct boot_e820_entry){
+            .addr = layout->ranges[i].gpa,
+            .size = layout->ranges[i].size,
+            .type = layout->ranges[i].type,
+        };
+}
+
+static int add_cmdline(struct boot_job *job, struct boot_params *p)
+{
+    uint64_t gpa = 0;
+    int rc = linux_check_cmdline(&p->hdr, job->req->cmdline, job->err);
+
+    if (rc == 0)
+        rc = plan_add_scratch(&job->plan, "the command line", job_cmdline(job), 16, &gpa, job->err);
+    if (rc == 0)
+        p->hdr.cmd_line_ptr = (uint32_t)gpa;
+    return rc;
+}
+
+/* The kernel must be in the plan already, with the memory it needs to get going. */
+static int add_initrd(struct boot_job *job, struct boot_params *p)
+{
+    struct bytes initrd = job_initrd(job);
+    uint64_t gpa;
+    int rc;
+
+    if (initrd.size == 0)
+        return 0;
+    rc = plan_add_high(&job->plan, "the initrd", initrd, (uint64_t)p->hdr.initrd_addr_max + 1, &gpa,
+                       job->err);
+    if (rc < 0)
+        return rc;
+    p->hdr.ramdisk_image = (uint32_t)gpa;
+    p->hdr.ramdisk_size = (uint32_t)initrd.size;
+    return 0;
+}
+
+/* Fills *params, which must live until the plan is written, and plans it and what it refers to. */
+static int plan_zero_page(struct boot_job *job, const struct setup_header *h,
+                          struct boot_params *params)
+{
+    struct bytes page = {(const uint8_t *)params, sizeof(*params)};
+    int rc;
+
+    memset(params, 0, sizeof(*params));
+    params->hdr = *h;
+    params->hdr.type_of_loader = LOADER_UNDEFINED;
+    params->acpi_rsdp_addr = job->req->layout.rsdp;
+    fill_memory_map(params, &job->req->layout);
+    rc = add_cmdline(job, params);
+    if (rc == 0)
+        rc = add_initrd(job, params);
+    if (rc == 0)
+        rc = plan_add_scratch(&job->plan, "the zero page", page, MEM_PAGE_SIZE, &job->entry.rsi,
+                              job->err);
+    return rc;
+}
+
+/* --- the bzImage itself --- */
+
+/* Where the kernel goes: where it was linked for if it is relocatable, so that it need not move;
+ * else 1 MiB. boot.rst, pref_address. */
+static int choose_load(const struct setup_header *h, uint64_t *load)
+{
+    if (!h->relocatable_kernel || h->pref_address < LOAD_DEFAULT) {
+        *load = LOAD_DEFAULT;
+        return 0;
+    }
+    return align_up(h->pref_address, h->kernel_alignment, load);
+}
+
+/* boot.rst, init_size: the memory from where the kernel will run that it needs before it reads the
+ * memory map. */
+static int plan_bzimage(struct boot_job *job, const struct linux_image *image, uint64_t load)
+{
+    const struct setup_header *h = &image->header;
+    uint64_t runs_at = h->relocatable_kernel ? load : h->pref_address;
+    int rc = plan_add(&job->plan, "the kernel", load, image->kernel, image->kernel.size, job->err);
+
+    if (rc < 0)
+        return rc;
+    return plan_reserve(&job->plan, "the memory that the kernel unpacks to", runs_at, h->init_size,
+                        job->err);
+}
+
+static int enter_64(struct boot_job *job, const struct linux_image *image, uint64_t load)
+{
+    struct page_builder tables;
+
+    if (image->kernel.size <= ENTRY_64)
+        return error_set(job->err, -ENOEXEC, "too short for its 64-bit entry point");
+    return enter_long(job, load + ENTRY_64, &tables);
+}
+
+/* code32_start names the entry point for a kernel at 1 MiB. */
+static int enter_32(struct boot_job *job, const struct linux_image *image, uint64_t load)
+{
+    uint64_t offset = (uint64_t)image->header.code32_start - LOAD_DEFAULT;
+
+    if (offset >= image->kernel.size) /* also when code32_start is below 1 MiB */
+        return error_set(job->err, -ENOEXEC, "its entry point 0x%x lies outside the kernel",
+                         image->header.code32_start);
+    return enter_protected(job, load + offset);
+}
+
+static int load_bzimage(struct boot_job *job, const struct linux_image *image)
+{
+    struct boot_params params;
+    uint64_t load;
+    int rc;
+
+    if (choose_load(&image->header, &load) < 0)
+        return error_set(job->err, -ENOEXEC, "its preferred address 0x%" PRIx64 " is absurd",
+                         (uint64_t)image->header.pref_address);
+    rc = plan_bzimage(job, image, load);
+    if (rc == 0)
+        rc = plan_zero_page(job, &image->header, &params);
+    if (rc < 0)
+        return rc;
+    params.hdr.code32_start = (uint32_t)(load + image->header.code32_start - LOAD_DEFAULT);
+    rc = image->header.xloadflags & XLF_KERNEL_64 ? enter_64(job, image, load)
+                                                  : enter_32(job, image, load);
+    if (rc < 0)
+        return rc;
+    return plan_write(&job->plan, job->err);
+}
+
+int linux_load(struct boot_job *job)
+{
+    struct linux_image image;
+    int rc;
+
+    if (elf_is(job->image)) { /* a vmlinux has no other way in */
+        job->entry.protocol = BOOT_LINUX_UNPACKED;
+        return linux_load_unpacked(job);
+    }
+    rc = linux_open(job->image, &image, job->err);
+    if (rc < 0)
+        return rc;
+    return load_bzimage(job, &image);
+}
+
+/* --- the kernel inside --- */
+
+/* The kernel proper as one ELF file. Its entry point is a physical address: startup_64 runs before
+ * the kernel's own page tables are loaded. */
+static int load_vmlinux(struct boot_job *job, const struct setup_header *h, struct bytes file)
+{
+    struct page_builder tables;
+    struct boot_params params;
+    struct elf_image elf;
+    int rc = elf_open(file, &elf, job->err);
+
+    if (rc < 0)
+        return rc;
+    if (!elf.is_64)
+        return error_set(job->err, -ENOTSUP,
+                         "a 32-bit vmlinux; hv starts 32-bit Linux only as a "
+                         "bzImage, with --boot linux");
+    if (!elf_has_physical(&elf, elf.entry) || elf.entry >= IDENTITY_END)
+        return error_set(job->err, -ENOEXEC,
+                         "the kernel's entry point 0x%" PRIx64 " lies in no segment below 4 GiB",
+                         elf.entry);
+    rc = elf_plan(&elf, &job->plan, job->err);
+    if (rc == 0)
+        rc = plan_reserve(&job->plan, "the kernel's start-up memory", h->pref_address, h->init_size,
+                          job->err);
+    if (rc == 0)
+        rc = plan_zero_page(job, h, &params);
+    if (rc == 0)
+        rc = enter_long(job, elf.entry, &tables);
+    if (rc < 0)
+        return rc;
+    return plan_write(&job->plan, job->err);
+}
+
+/* What a bzImage around this vmlinux would have said: a vmlinux has no setup header. */
+static struct setup_header default_header(void)
+{
+    return (struct setup_header){
+        .boot_flag = 0xaa55,
+        .header = 0x53726448, /* "HdrS" */
+        .version = 0x20f,
+        .loadflags = LOADED_HIGH,
+        .initrd_addr_max = 0x7fffffff,
+        .kernel_alignment = 2 * MIB,
+        .xloadflags = XLF_KERNEL_64,
+        .cmdline_size = 2047, /* COMMAND_LINE_SIZE - 1 */
+    };
+}
+
+int linux_load_unpacked(struct boot_job *job)
+{
+    struct unpacked vmlinux = {0};
+    struct setup_header header;
+    struct linux_image image;
+    int rc;
+
+    if (elf_is(job->image)) {
+        header = default_header();
+        return load_vmlinux(job, &header, job->image);
+    }
+    rc = linux_open(job->image, &image, job->err);
+    if (rc == 0)
+        rc = linux_unpack(&image, &vmlinux, job->err);
+    if (rc == 0)
+        rc = load_vmlinux(job, &image.header, unpacked_bytes(&vmlinux));
+    unpacked_fini(&vmlinux);
+    return rc;
+}
