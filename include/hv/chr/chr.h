@@ -1,12 +1,19 @@
 /*
  * Character back ends: where a serial port's bytes come from and go to.
  *
- * Output never blocks a vCPU for ever and never grows without bound: what the other side does not
- * take is dropped and counted. Input is offered to the device, which says how much it has room for;
- * the rest stays with the operating system, so a guest that does not read cannot make hv grow
- * either.
+ * Output never blocks a vCPU for ever and never grows without bound. What the other side does not
+ * take at once waits in a buffer of CHR_OUTPUT_MAX bytes; when that is full, the writer waits while
+ * the other side makes progress, but gives up once nothing moved for CHR_STALL_MS. From then on,
+ * until something moves again, what does not fit is dropped and counted. Losing a boot log because
+ * a pager paused would be worse than a machine that runs as slowly as its console for a moment.
  *
- * Threads: chr_write() from any thread. Everything else from the thread that runs the loop.
+ * Input is offered to the device, which says how much it has room for. A little is read ahead
+ * (CHR_AHEAD_MAX bytes); the rest stays with the operating system, so a guest that does not read
+ * cannot make hv grow either.
+ *
+ * Threads: chr_write(), chr_resume() and chr_error() from any thread. Everything else from the
+ * thread that runs the loop. A device may call chr_write() and chr_resume() with its lock held; the
+ * back end never holds a lock of its own when it calls the device.
  */
 #ifndef HV_CHR_CHR_H
 #define HV_CHR_CHR_H
@@ -19,6 +26,10 @@
 #include "hv/base/err.h"
 #include "hv/base/loop.h"
 
+#define CHR_OUTPUT_MAX (64U << 10)
+#define CHR_AHEAD_MAX 1024U
+#define CHR_STALL_MS 1000
+
 struct chr;
 
 /* The device's side. Called on the loop's thread. */
@@ -29,10 +40,13 @@ struct chr_front {
 };
 
 struct chr_ops {
-    /* Returns the bytes taken, which may be fewer than len, or -errno. */
+    /* Returns the bytes taken, which may be fewer than len, or -errno, which chr_error() reports
+     * from then on. */
     ssize_t (*write)(struct chr *chr, const void *data, size_t len);
-    /* The front end has room again (or for the first time): look for input. */
+    /* The front end has room again (or for the first time): look for input. NULL: there is none. */
     void (*resume)(struct chr *chr);
+    /* Waits as a write does until buffered output is gone. NULL: nothing is buffered. */
+    void (*flush)(struct chr *chr);
     void (*destroy)(struct chr *chr);
 };
 
@@ -40,6 +54,7 @@ struct chr {
     const struct chr_ops *ops;
     struct chr_front front;   /* all NULL while no device is attached */
     _Atomic uint64_t dropped; /* output bytes that the other side did not take */
+    _Atomic int error;        /* 0, or the first -errno that output met */
 };
 
 /* Connects a device; NULL disconnects it. One front end at a time. */
@@ -49,24 +64,38 @@ void chr_attach(struct chr *chr, const struct chr_front *front);
 void chr_resume(struct chr *chr);
 
 void chr_write(struct chr *chr, const void *data, size_t len);
-void chr_destroy(struct chr *chr); /* takes NULL */
+
+/* 0, or the first -errno that output met: -EPIPE, -ENOSPC, -EIO, … Output ends there: what is
+ * written later is dropped. */
+int chr_error(const struct chr *chr);
+
+/* Gives buffered output its last chance, for at most CHR_STALL_MS without progress. Before the
+ * program writes to the same terminal by another way. */
+void chr_flush(struct chr *chr);
+
+void chr_destroy(struct chr *chr); /* flushes; takes NULL */
 
 /* --- Back ends. Each returns 0 and the back end, or -errno. --- */
 
 /* Swallows output, has no input. */
 int chr_null_create(struct chr **out) HV_MUST_CHECK;
 
-/* Two descriptors (borrowed), for instance 0 and 1. `escape`: called with the character typed after
- * Ctrl-A, on the loop's thread; NULL: Ctrl-A is an ordinary character. Ctrl-A Ctrl-A or Ctrl-A a
- * sends one Ctrl-A. End of input just ends input. */
+/* Two descriptors (borrowed, different), for instance 0 and 1; in_fd -1: no input. Their flags are
+ * left alone, since other processes may share them. `escape`: called with the character typed after
+ * Ctrl-A, on the loop's thread; it must not destroy the back end. NULL: Ctrl-A is an ordinary
+ * character. Ctrl-A Ctrl-A or Ctrl-A a sends one Ctrl-A. From a terminal, escapes work even while
+ * the guest reads nothing. End of input just ends input. SIGPIPE must be ignored. */
 typedef void chr_escape_fn(void *ctx, char c);
 int chr_fds_create(struct loop *loop, int in_fd, int out_fd, chr_escape_fn *escape, void *ctx,
                    struct chr **out) HV_MUST_CHECK;
 
-/* A new pseudo-terminal; `path` gets the slave's name. A reader may come and go. */
+/* A new pseudo-terminal in raw mode; `path` gets the slave's name (-ERANGE: too long). A reader may
+ * come and go. While none is there nobody waits for it: what fills the buffer is kept for the next
+ * one, and the rest is dropped. */
 int chr_pty_create(struct loop *loop, char *path, size_t path_size, struct chr **out) HV_MUST_CHECK;
 
-/* Output to a file, created or truncated, at most `max_bytes` (0: no limit). No input. */
+/* Output to a file, created or truncated, at most `max_bytes` (0: no limit); the rest is dropped.
+ * No input. */
 int chr_file_create(const char *path, uint64_t max_bytes, struct chr **out,
                     struct error *err) HV_MUST_CHECK;
 
