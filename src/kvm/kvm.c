@@ -287,6 +287,13 @@ int vcpu_get_mp_state(const struct vcpu *vcpu, uint32_t *out)
     return rc;
 }
 
+uint32_t vcpu_tsc_khz(const struct vcpu *vcpu)
+{
+    int khz = kvm_ioctl(vcpu->fd, KVM_GET_TSC_KHZ, NULL);
+
+    return khz < 0 ? 0 : (uint32_t)khz;
+}
+
 int vcpu_get_events(const struct vcpu *vcpu, struct kvm_vcpu_events *out)
 {
     return kvm_ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, out);

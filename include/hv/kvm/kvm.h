@@ -98,6 +98,8 @@ int vcpu_set_fpu(const struct vcpu *vcpu, const struct kvm_fpu *fpu) HV_MUST_CHE
 int vcpu_get_lapic(const struct vcpu *vcpu, struct kvm_lapic_state *out) HV_MUST_CHECK;
 int vcpu_set_lapic(const struct vcpu *vcpu, const struct kvm_lapic_state *lapic) HV_MUST_CHECK;
 int vcpu_get_mp_state(const struct vcpu *vcpu, uint32_t *out) HV_MUST_CHECK;
+/* KVM_GET_TSC_KHZ: the guest's TSC frequency; 0 when KVM cannot tell. */
+uint32_t vcpu_tsc_khz(const struct vcpu *vcpu);
 int vcpu_get_events(const struct vcpu *vcpu, struct kvm_vcpu_events *out) HV_MUST_CHECK;
 int vcpu_set_cpuid(const struct vcpu *vcpu, const struct kvm_cpuid2 *cpuid,
                    struct error *err) HV_MUST_CHECK;

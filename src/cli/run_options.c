@@ -1,0 +1,335 @@
+#include "cli/run_options.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "hv/base/num.h"
+#include "hv/kvm/kvm.h"
+#include "hv/machine/layout.h"
+
+#define FLAT_LOAD_DEFAULT 0x7c00 /* where a BIOS puts a boot sector */
+
+/* --- one setter per option --- */
+
+static int set_path(const char **out, const char *value, struct error *err)
+{
+    if (*value == '\0')
+        return error_set(err, -EINVAL, "give a file name");
+    *out = value;
+    return 0;
+}
+
+static int set_kernel(void *ctx, const char *value, struct error *err)
+{
+    return set_path(&((struct run_options *)ctx)->kernel, value, err);
+}
+
+static int set_initrd(void *ctx, const char *value, struct error *err)
+{
+    return set_path(&((struct run_options *)ctx)->initrd, value, err);
+}
+
+static int set_append(void *ctx, const char *value, struct error *err)
+{
+    (void)err;
+    ((struct run_options *)ctx)->append = value;
+    return 0;
+}
+
+static int set_boot(void *ctx, const char *value, struct error *err)
+{
+    if (boot_protocol_parse(value, &((struct run_options *)ctx)->boot) < 0)
+        return error_set(err, -EINVAL, "give auto, linux, pvh, multiboot, elf or flat");
+    return 0;
+}
+
+static int set_address(uint64_t *out, const char *value, struct error *err)
+{
+    if (parse_u64(value, LAYOUT_HOLE - 1, out) < 0)
+        return error_set(err, -EINVAL, "give a physical address below 3 GiB, such as 0x7c00");
+    return 0;
+}
+
+static int set_load(void *ctx, const char *value, struct error *err)
+{
+    return set_address(&((struct run_options *)ctx)->flat_load, value, err);
+}
+
+static int set_entry(void *ctx, const char *value, struct error *err)
+{
+    struct run_options *opt = ctx;
+
+    opt->entry_given = true;
+    return set_address(&opt->flat_entry, value, err);
+}
+
+/* Host memory, RAM and swap are not asked about here: memory is taken when it is touched. But more
+ * than the host could ever have is a slip. */
+static int set_memory(void *ctx, const char *value, struct error *err)
+{
+    struct run_options *opt = ctx;
+    uint64_t bytes;
+    char text[SIZE_TEXT_MAX], most[SIZE_TEXT_MAX];
+
+    int rc = parse_size(value, MIB, &bytes);
+    if (rc == -EINVAL)
+        return error_set(err, rc, "give a size such as 512M or 2G (a plain number means MiB)");
+    if (rc < 0 || bytes > LAYOUT_MEMORY_MAX)
+        return error_set(err, -EINVAL, "more than the %s a machine can have",
+                         format_size(LAYOUT_MEMORY_MAX, text));
+    if (bytes < LAYOUT_MEMORY_MIN)
+        return error_set(err, -EINVAL, "less than the %s a machine needs",
+                         format_size(LAYOUT_MEMORY_MIN, text));
+    if (bytes % MEM_PAGE_SIZE != 0)
+        return error_set(err, -EINVAL, "not a multiple of 4K");
+    uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGE_SIZE);
+    if (bytes > host)
+        return error_set(err, -EINVAL, "this host has only %s",
+                         format_size(align_down(host, MIB), most));
+    opt->memory = bytes;
+    return 0;
+}
+
+static int set_backing(void *ctx, const char *value, struct error *err)
+{
+    static const struct {
+        const char *name;
+        enum mem_backing backing;
+    } kinds[] = {{"anonymous", MEM_ANONYMOUS}, {"memfd", MEM_MEMFD}, {"hugetlb", MEM_HUGETLB}};
+
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        if (strcmp(value, kinds[i].name) == 0) {
+            ((struct run_options *)ctx)->backing = kinds[i].backing;
+            return 0;
+        }
+    }
+    return error_set(err, -EINVAL, "give anonymous, memfd or hugetlb");
+}
+
+static int set_cpus(void *ctx, const char *value, struct error *err)
+{
+    uint64_t n;
+
+    if (parse_u64(value, X86_CPUS_MAX, &n) < 0 || n == 0)
+        return error_set(err, -EINVAL, "give a number of CPUs from 1 to %d", X86_CPUS_MAX);
+    ((struct run_options *)ctx)->cpus = (unsigned)n;
+    return 0;
+}
+
+static int set_irqchip(void *ctx, const char *value, struct error *err)
+{
+    bool on = strcmp(value, "on") == 0;
+
+    if (!on && strcmp(value, "off") != 0)
+        return error_set(err, -EINVAL, "give on or off");
+    ((struct run_options *)ctx)->irqchip = on;
+    return 0;
+}
+
+static int set_no_reboot(void *ctx, const char *value, struct error *err)
+{
+    (void)value;
+    (void)err;
+    ((struct run_options *)ctx)->reboot = false;
+    return 0;
+}
+
+static int check_back_end(const char *value, struct error *err)
+{
+    static const char *const kinds[] = {"stdio", "stdout", "pty", "none"};
+
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+        if (strcmp(value, kinds[i]) == 0)
+            return 0;
+    if (strncmp(value, "file:", 5) == 0 && value[5] != '\0')
+        return 0;
+    return error_set(err, -EINVAL, "give stdio, stdout, pty, file:PATH or none");
+}
+
+static int set_serial(void *ctx, const char *value, struct error *err)
+{
+    struct run_options *opt = ctx;
+
+    if (opt->serial_count == MACHINE_SERIAL_PORTS)
+        return error_set(err, -EINVAL, "a machine has at most %d serial ports",
+                         MACHINE_SERIAL_PORTS);
+    int rc = check_back_end(value, err);
+    if (rc == 0)
+        opt->serial[opt->serial_count++] = strcmp(value, "none") == 0 ? NULL : value;
+    return rc;
+}
+
+static int set_debug(void *ctx, const char *value, struct error *err)
+{
+    int rc = check_back_end(value, err);
+
+    if (rc == 0)
+        ((struct run_options *)ctx)->debug = value;
+    return rc;
+}
+
+static int set_file_limit(void *ctx, const char *value, struct error *err)
+{
+    if (parse_size(value, 1, &((struct run_options *)ctx)->file_limit) < 0)
+        return error_set(err, -EINVAL, "give a size such as 64M; 0 means no limit");
+    return 0;
+}
+
+static int set_trace(void *ctx, const char *value, struct error *err)
+{
+    return set_path(&((struct run_options *)ctx)->trace_path, value, err);
+}
+
+static int set_trace_events(void *ctx, const char *value, struct error *err)
+{
+    uint64_t n;
+
+    if (parse_u64(value, TRACE_EVENTS_MAX, &n) < 0 || n == 0)
+        return error_set(err, -EINVAL, "give a number from 1 to %u", TRACE_EVENTS_MAX);
+    ((struct run_options *)ctx)->trace_events = (uint32_t)n;
+    return 0;
+}
+
+static int set_stats(void *ctx, const char *value, struct error *err)
+{
+    (void)value;
+    (void)err;
+    ((struct run_options *)ctx)->stats = true;
+    return 0;
+}
+
+static int set_log_level(void *ctx, const char *value, struct error *err)
+{
+    for (int level = LOG_ERROR; level <= LOG_DEBUG; level++) {
+        if (strcmp(value, log_level_name((enum log_level)level)) == 0) {
+            ((struct run_options *)ctx)->log_level = (enum log_level)level;
+            return 0;
+        }
+    }
+    return error_set(err, -EINVAL, "give error, warning, info or debug");
+}
+
+static int set_kvm_path(void *ctx, const char *value, struct error *err)
+{
+    return set_path(&((struct run_options *)ctx)->kvm_path, value, err);
+}
+
+static int set_no_probe(void *ctx, const char *value, struct error *err)
+{
+    (void)value;
+    (void)err;
+    ((struct run_options *)ctx)->skip_probe = true;
+    return 0;
+}
+
+/* --- the tables --- */
+
+static const struct cli_option kernel_options[] = {
+    {"kernel", 'k', "FILE", "the kernel, or another program, to start", set_kernel},
+    {"initrd", 'i', "FILE", "initial RAM disk; with Multiboot, the first module", set_initrd},
+    {"append", 'p', "STRING",
+     "the kernel's command line\n(default: console=ttyS0 for Linux and PVH)", set_append},
+    {"boot", 0, "PROTOCOL",
+     "auto, linux, pvh, multiboot, elf or flat\n(default: auto, which goes by the file)", set_boot},
+    {"load", 0, "ADDRESS", "flat: where the file is loaded (default: 0x7c00)", set_load},
+    {"entry", 0, "ADDRESS", "flat: the first instruction (default: as --load)", set_entry},
+    {0},
+};
+
+static const struct cli_option machine_options[] = {
+    {"memory", 'm', "SIZE", "guest memory, as 512M or 2G; a plain number is\nMiB (default: 512M)",
+     set_memory},
+    {"memory-backing", 0, "KIND", "anonymous, memfd or hugetlb (default: anonymous)", set_backing},
+    {"cpus", 'c', "N", "virtual CPUs, 1 to 64 (default: 1)", set_cpus},
+    {"irqchip", 0, "on|off", "interrupt controllers; off: HLT ends the machine\n(default: on)",
+     set_irqchip},
+    {"no-reboot", 0, NULL, "exit with status 10 when the guest resets itself", set_no_reboot},
+    {0},
+};
+
+static const struct cli_option port_options[] = {
+    {"serial", 0, "BACKEND",
+     "stdio, stdout, pty, file:PATH or none, for COM1;\nonce more for COM2 (default: stdio)",
+     set_serial},
+    {"debug-port", 0, "BACKEND", "the same for port 0xe9 (default: stdout)", set_debug},
+    {"file-limit", 0, "SIZE", "most that a file:PATH may grow to (default: 64M)", set_file_limit},
+    {0},
+};
+
+static const struct cli_option insight_options[] = {
+    {"trace", 0, "FILE", "record every exit; `hv trace FILE` shows them", set_trace},
+    {"trace-events", 0, "N", "exits kept per CPU (default: 65536)", set_trace_events},
+    {"stats", 0, NULL, "print counts of exits at the end", set_stats},
+    {"log-level", 0, "LEVEL", "error, warning, info or debug (default: info)", set_log_level},
+    {"kvm-device", 0, "FILE", "another KVM device (default: /dev/kvm)", set_kvm_path},
+    {"no-probe", 0, NULL, "start even if this KVM cannot deliver interrupts", set_no_probe},
+    {0},
+};
+
+const struct cli_group run_option_groups[RUN_OPTION_GROUPS] = {
+    {"What to start", kernel_options},
+    {"The machine", machine_options},
+    {"Ports", port_options},
+    {"Looking inside", insight_options},
+};
+
+/* --- the whole --- */
+
+void run_options_init(struct run_options *opt)
+{
+    *opt = (struct run_options){
+        .boot = BOOT_AUTO,
+        .flat_load = FLAT_LOAD_DEFAULT,
+        .memory = 512 * MIB,
+        .cpus = 1,
+        .irqchip = true,
+        .reboot = true,
+        .serial = {"stdio", NULL},
+        .debug = "stdout",
+        .file_limit = 64 * MIB,
+        .trace_events = TRACE_EVENTS_DEFAULT,
+        .log_level = LOG_INFO,
+        .kvm_path = KVM_DEVICE,
+    };
+}
+
+static bool takes_linux_cmdline(enum boot_protocol boot)
+{
+    return boot == BOOT_AUTO || boot == BOOT_LINUX || boot == BOOT_PVH;
+}
+
+static int count_stdio(const struct run_options *opt)
+{
+    int n = strcmp(opt->debug, "stdio") == 0;
+
+    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++)
+        n += opt->serial[i] != NULL && strcmp(opt->serial[i], "stdio") == 0;
+    return n;
+}
+
+int run_options_check(struct run_options *opt, char **operands)
+{
+    if (*operands != NULL) {
+        complain("%s: hv run takes options only; did you mean --kernel %s?", *operands, *operands);
+        return -EINVAL;
+    }
+    if (opt->kernel == NULL) {
+        complain("nothing to start: give --kernel FILE; see `hv help run`");
+        return -EINVAL;
+    }
+    if (count_stdio(opt) > 1) {
+        complain("only one port can have stdio; give the others stdout, pty, file:PATH or none");
+        return -EINVAL;
+    }
+    if (opt->cpus > 1 && !opt->irqchip) {
+        complain("--cpus %u needs the interrupt controllers: leave --irqchip on", opt->cpus);
+        return -EINVAL;
+    }
+    if (!opt->entry_given)
+        opt->flat_entry = opt->flat_load;
+    if (opt->append == NULL)
+        opt->append = takes_linux_cmdline(opt->boot) ? "console=ttyS0" : "";
+    opt->uses_stdin = count_stdio(opt) == 1;
+    return 0;
+}

@@ -1,0 +1,50 @@
+/*
+ * The options of `hv run`.
+ */
+#ifndef HV_CLI_RUN_OPTIONS_H
+#define HV_CLI_RUN_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cli/cli.h"
+#include "hv/base/log.h"
+#include "hv/boot/boot.h"
+#include "hv/machine/machine.h"
+
+/* Strings are borrowed from argv. */
+struct run_options {
+    const char *kernel;
+    const char *initrd;
+    const char *append;
+    enum boot_protocol boot;
+    uint64_t flat_load;
+    uint64_t flat_entry;
+    bool entry_given;
+    uint64_t memory; /* bytes */
+    enum mem_backing backing;
+    unsigned cpus;
+    bool irqchip;
+    bool reboot;
+    const char *serial[MACHINE_SERIAL_PORTS]; /* back end specifications; NULL: no such port */
+    unsigned serial_count;                    /* how often --serial was given */
+    const char *debug;
+    uint64_t file_limit; /* bytes that a file: back end may write; 0: no limit */
+    bool uses_stdin;
+    const char *trace_path;
+    uint32_t trace_events;
+    bool stats;
+    enum log_level log_level;
+    const char *kvm_path;
+    bool skip_probe;
+};
+
+#define RUN_OPTION_GROUPS 4
+extern const struct cli_group run_option_groups[RUN_OPTION_GROUPS];
+
+void run_options_init(struct run_options *opt);
+
+/* What no single option can tell: required ones, combinations, left-over operands. Complains. */
+int run_options_check(struct run_options *opt, char **operands) HV_MUST_CHECK;
+
+#endif

@@ -1,0 +1,206 @@
+/*
+ * The wiring list: which devices a machine has, where they sit, and which interrupt line each
+ * holds.
+ *
+ * There is one list, for starting and for restoring alike. A device is created, remembered (so that
+ * it is destroyed and saved) and mapped; the order here is the order of saving.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "hv/acpi/acpi.h"
+#include "hv/devices/acpi_pm.h"
+#include "hv/devices/debug_exit.h"
+#include "hv/devices/debug_port.h"
+#include "hv/devices/i8042.h"
+#include "hv/devices/mc146818.h"
+#include "hv/devices/uart16550.h"
+#include "hv/machine/layout.h"
+#include "machine_priv.h"
+
+/* --- what the devices' outputs are connected to --- */
+
+static void drive_gsi(void *ctx, uint32_t gsi, bool level)
+{
+    struct machine *m = ctx;
+
+    if (m->cfg.irqchip)
+        (void)!vm_irq_line(&m->vm, gsi, level); /* fails only for a line that KVM does not have */
+}
+
+static struct irq_line gsi_line(struct machine *m, uint32_t gsi)
+{
+    struct irq_line line;
+
+    irq_init(&line, drive_gsi, m, gsi);
+    return line;
+}
+
+static void end_from_device(struct machine *m, enum machine_end end, uint32_t value)
+{
+    const struct cpu *cpu = cpu_current();
+    const struct machine_outcome outcome = {
+        .end = end, .cpu = cpu != NULL ? cpu->vcpu.id : 0, .value = value};
+
+    machine_end(m, &outcome);
+}
+
+/* A machine that ends silently is the hardest to understand: a reset always says who asked. */
+static void guest_reset(struct machine *m, const char *how)
+{
+    const struct cpu *cpu = cpu_current();
+    struct kvm_regs regs;
+
+    if (cpu != NULL && vcpu_get_regs(&cpu->vcpu, &regs) == 0)
+        log_msg(m->cfg.log, LOG_WARN,
+                "the guest asked for a reset (%s) on CPU %u at RIP 0x%" PRIx64, how, cpu->vcpu.id,
+                (uint64_t)regs.rip);
+    else
+        log_msg(m->cfg.log, LOG_WARN, "a reset was asked for (%s)", how);
+    end_from_device(m, MACHINE_RESET, 0);
+}
+
+static void on_power(void *ctx, enum acpi_power what)
+{
+    if (what == ACPI_POWER_OFF)
+        end_from_device(ctx, MACHINE_POWER_OFF, 0);
+    else
+        guest_reset(ctx, "ACPI reset register, port 0xcf9");
+}
+
+static void on_i8042_reset(void *ctx)
+{
+    guest_reset(ctx, "keyboard controller, 0xfe to port 0x64");
+}
+
+static void on_debug_exit(void *ctx, uint32_t value)
+{
+    end_from_device(ctx, MACHINE_DEBUG_EXIT, value);
+}
+
+/* --- steps of the list --- */
+
+/* Takes ownership of a device that a create function just made; `rc` is what that function
+ * returned. */
+static int own(struct machine *m, int rc, struct device *dev)
+{
+    if (rc < 0)
+        return rc;
+    if (m->device_count == BOARD_DEVICES_MAX) {
+        dev_destroy(dev);
+        return -ENOSPC;
+    }
+    m->devices[m->device_count++] = dev;
+    return 0;
+}
+
+static int wire_debug(struct machine *m)
+{
+    struct device *dev = NULL;
+    int rc = 0;
+
+    if (m->cfg.debug != NULL) {
+        rc = own(m, debug_port_create("debug", m->cfg.debug, &dev), dev);
+        if (rc == 0)
+            rc = bus_map(&m->pio, DEBUG_PORT, 1, dev, 0);
+    }
+    if (rc == 0)
+        rc = own(m, debug_exit_create("debug-exit", on_debug_exit, m, &dev), dev);
+    if (rc == 0)
+        rc = bus_map(&m->pio, DEBUG_EXIT_PORT, DEBUG_EXIT_SIZE, dev, 0);
+    return rc;
+}
+
+static int wire_serial(struct machine *m)
+{
+    static const struct {
+        const char *name;
+        uint16_t port;
+        uint32_t irq;
+    } com[MACHINE_SERIAL_PORTS] = {
+        {"serial0", UART_COM1_PORT, UART_COM1_IRQ},
+        {"serial1", UART_COM2_PORT, UART_COM2_IRQ},
+    };
+
+    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+        struct device *dev = NULL;
+        struct irq_line irq = gsi_line(m, com[i].irq);
+        if (m->cfg.serial[i] == NULL)
+            continue;
+        int rc = own(m, uart16550_create(com[i].name, &irq, m->cfg.serial[i], &dev), dev);
+        if (rc == 0)
+            rc = bus_map(&m->pio, com[i].port, UART_SIZE, dev, 0);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int wire_legacy(struct machine *m)
+{
+    struct device *dev = NULL;
+    struct irq_line irq = gsi_line(m, I8042_IRQ);
+    uint64_t low = m->cfg.memory < LAYOUT_HOLE ? m->cfg.memory : LAYOUT_HOLE;
+    const struct mc146818_config rtc = {
+        .irq = gsi_line(m, MC146818_IRQ),
+        .loop = m->cfg.loop,
+        .mem_below_4g = low,
+        .mem_above_4g = m->cfg.memory - low,
+    };
+
+    int rc = own(m, i8042_create("i8042", &irq, on_i8042_reset, m, &dev), dev);
+    if (rc == 0)
+        rc = bus_map(&m->pio, I8042_DATA_PORT, 1, dev, 0);
+    if (rc == 0)
+        rc = bus_map(&m->pio, I8042_STATUS_PORT, 1, dev, 4);
+    if (rc == 0)
+        rc = own(m, mc146818_create("rtc", &rtc, &dev), dev);
+    if (rc == 0)
+        rc = bus_map(&m->pio, MC146818_PORT, MC146818_SIZE, dev, 0);
+    return rc;
+}
+
+static int wire_power(struct machine *m)
+{
+    const struct acpi_pm_config cfg = {
+        .sci = gsi_line(m, ACPI_SCI_IRQ),
+        .s5_slp_typ = ACPI_S5_SLP_TYP,
+        .reset_value = ACPI_RESET_VALUE,
+        .power = on_power,
+        .power_ctx = m,
+    };
+    static const struct {
+        uint64_t port, size, offset;
+    } blocks[] = {
+        {ACPI_PM1_EVT_PORT, ACPI_PM_EVT_SIZE, ACPI_PM_EVT_OFFSET},
+        {ACPI_PM1_CNT_PORT, ACPI_PM_CNT_SIZE, ACPI_PM_CNT_OFFSET},
+        {ACPI_PM_TMR_PORT, ACPI_PM_TMR_SIZE, ACPI_PM_TMR_OFFSET},
+        {ACPI_RESET_PORT, ACPI_PM_RESET_SIZE, ACPI_PM_RESET_OFFSET},
+    };
+    int rc = own(m, acpi_pm_create("acpi-pm", &cfg, &m->power), m->power);
+
+    for (unsigned i = 0; rc == 0 && i < sizeof(blocks) / sizeof(blocks[0]); i++)
+        rc = bus_map(&m->pio, blocks[i].port, blocks[i].size, m->power, blocks[i].offset);
+    return rc;
+}
+
+int board_wire(struct machine *m, struct error *err)
+{
+    int rc = wire_debug(m);
+
+    if (rc == 0)
+        rc = wire_serial(m);
+    if (rc == 0)
+        rc = wire_legacy(m);
+    if (rc == 0)
+        rc = wire_power(m);
+    if (rc < 0)
+        return error_sys(err, rc, "cannot set up the devices");
+    return 0;
+}
+
+void board_unwire(struct machine *m)
+{
+    while (m->device_count > 0)
+        dev_destroy(m->devices[--m->device_count]);
+}
