@@ -23,14 +23,15 @@ static int refuse_unknown(struct bytes image, struct error *err)
 
 static int read_elf_facts(struct image_facts *facts, struct bytes image, struct error *err)
 {
+    struct error why = {0}; /* having no PVH note is no error here */
     int rc = elf_open(image, &facts->elf, err);
 
     if (rc < 0)
         return rc;
     facts->type = IMAGE_ELF;
-    rc = pvh_find_entry(&facts->elf, &facts->pvh_entry, err);
+    rc = pvh_find_entry(&facts->elf, &facts->pvh_entry, &why);
     if (rc < 0 && rc != -ENOENT)
-        return rc;
+        return error_set(err, rc, "%s", why.text);
     facts->has_pvh = rc == 0;
     facts->is_linux = elf_is_linux(&facts->elf);
     return 0;
@@ -41,7 +42,10 @@ int facts_read(struct bytes image, struct image_facts *out, struct error *err)
     struct image_facts facts = {0};
     int rc = 0;
 
-    facts.has_multiboot = multiboot_find(image, &facts.multiboot);
+    /* Without addresses of its own a multiboot header needs those of ELF around it. Xen's EFI
+     * program has such a header. */
+    facts.has_multiboot = multiboot_find(image, &facts.multiboot) &&
+                          (elf_is(image) || (facts.multiboot.flags & MULTIBOOT_ADDRESSES));
     if (linux_is(image)) {
         rc = linux_open(image, &facts.bzimage, err);
         facts.type = IMAGE_BZIMAGE;
