@@ -40,7 +40,7 @@ LIBS := -lzstd -llzma -llz4 -lz -ljansson
 # Everything but the program's main() is a library, which hv and all tests link.
 CLI := $(wildcard src/cli/*.c)
 LIB := $(filter-out $(CLI),$(wildcard src/*/*.c))
-LIB_O := $(LIB:%.c=$(B)/%.o)
+LIB_O := $(LIB:%.c=$(B)/%.o) $(patsubst %.S,$(B)/%.o,$(wildcard src/*/*.S))
 CLI_O := $(CLI:%.c=$(B)/%.o)
 
 .DELETE_ON_ERROR:
@@ -58,6 +58,10 @@ $(B)/libhv.a: $(LIB_O)
 	$(AR) rcs $@ $^
 
 $(B)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+$(B)/%.o: %.S Makefile
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 

@@ -122,13 +122,9 @@ static void report_device(const char *path, const struct probe *probe)
 static void report_guest(const struct probe *probe)
 {
     if (probe->result == PROBE_OK)
-        line("ok", "a 64-bit guest runs and takes an interrupt", "");
-    else if (probe->result == PROBE_NO_INTERRUPTS)
-        line("FAIL", "a 64-bit guest runs, but its interrupt never arrives", "");
-    else if (probe->result == PROBE_NO_LONG_MODE)
-        line("FAIL", "a 64-bit guest does not run", "");
-    else if (probe->result == PROBE_BROKEN)
-        line("FAIL", "a guest could not be set up", probe->why.text);
+        line("ok", "a 64-bit guest runs, and takes interrupts and exceptions", "");
+    else if (probe->result != PROBE_NO_DEVICE && probe->result != PROBE_NO_PERMISSION)
+        line("FAIL", "a test guest does not run", probe->why.text);
 }
 
 static void advise(const struct probe *probe)
@@ -152,6 +148,7 @@ static void advise(const struct probe *probe)
         break;
     case PROBE_NO_INTERRUPTS:
     case PROBE_NO_LONG_MODE:
+    case PROBE_INCOMPLETE:
         printf("\nThis KVM emulates the processor in software. Real-mode and simple programs run "
                "on it;\nLinux does not. What to do:\n"
                "  - ask the host of this virtual machine for nested virtualization\n");

@@ -15,7 +15,7 @@
 #include "cli/term.h"
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
-#include "hv/machine/layout.h"
+#include "hv/kvm/kvm.h"
 #include "hv/machine/machine.h"
 #include "hv/machine/probe.h"
 
@@ -220,24 +220,31 @@ static int session_init(struct session *s, struct error *err)
     return STATUS_OK;
 }
 
+/* Only guests of these kinds surely need interrupts. */
+static bool needs_interrupts(enum boot_protocol boot)
+{
+    return boot == BOOT_AUTO || boot == BOOT_LINUX || boot == BOOT_PVH;
+}
+
 /* A KVM that only emulates the processor fails somewhere inside Linux, bafflingly. Where the CPU
- * offers no virtualization, look before the start; elsewhere the start is not delayed. */
+ * offers no virtualization, look before the start; elsewhere the start is not delayed. Returns an
+ * exit status. */
 static int check_kvm(const struct session *s, struct error *err)
 {
+    struct kvm kvm;
     struct probe probe;
 
-    if (s->opt.boot != BOOT_AUTO && s->opt.boot != BOOT_LINUX && s->opt.boot != BOOT_PVH)
-        return STATUS_OK;
-    if (s->opt.skip_probe || probe_flavour() != PROBE_SOFTWARE)
+    if (kvm_open(s->opt.kvm_path, &kvm, err) < 0)
+        return STATUS_KVM;
+    kvm_close(&kvm);
+    if (s->opt.skip_probe || !needs_interrupts(s->opt.boot) || probe_flavour() != PROBE_SOFTWARE)
         return STATUS_OK;
     probe_kvm(s->opt.kvm_path, &probe);
     if (probe.result == PROBE_OK)
         return STATUS_OK;
-    *err = probe.why;
-    if (probe.result == PROBE_NO_INTERRUPTS || probe.result == PROBE_NO_LONG_MODE)
-        (void)error_set(err, 0,
-                        "%s; `hv doctor` says what to do, --no-probe starts the guest all the same",
-                        probe.why.text);
+    (void)error_set(err, 0,
+                    "%s; `hv doctor` says what to do, --no-probe starts the guest all the same",
+                    probe.why.text);
     return STATUS_KVM;
 }
 

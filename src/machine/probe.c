@@ -10,6 +10,7 @@
 #include "hv/mem/mem.h"
 #include "hv/x86/modes.h"
 #include "hv/x86/paging.h"
+#include "machine/probe_guest.h"
 
 /* The probe's own little map: 2 MiB of RAM, everything below 64 KiB. */
 #define PROBE_RAM (2 * MIB)
@@ -20,57 +21,11 @@
 #define PROBE_TABLES 0x6000ULL
 #define PROBE_TABLES_END 0x10000ULL
 
-#define PROBE_VECTOR 0x40
-#define PROBE_PORT 0xf4
-/* What the guest reports at PROBE_PORT. */
-#define PROBE_STARTED 1
-#define PROBE_ARRIVED 2
-#define PROBE_MISSED 3
+#define UNDEFINED_OPCODE 6 /* the vector of #UD */
 
-#define STRING_(x) #x
-#define STRING(x) STRING_(x)
-
-/*
- * The guest: reports that it runs, switches its local APIC on (SDM 3A §10.4.7, spurious vector
- * register), sends itself an interrupt (§10.6.1, ICR with the "self" shorthand), and waits for it
- * in a loop that ends. The handler reports the arrival. Position-independent; the APIC's page is
- * identity-mapped.
- */
-__asm__(
-    ".pushsection .rodata\n"
-    "probe_guest:\n"
-    "    movb $" STRING(
-        PROBE_STARTED) ", %al\n"
-                       "    outb %al, $" STRING(
-                           PROBE_PORT) "\n"
-                                       "    movl $0xfee00000, %ebx\n"
-                                       "    movl $0x1ff, 0xf0(%rbx)\n"
-                                       "    sti\n"
-                                       "    movl $(0x40000 | " STRING(
-                                           PROBE_VECTOR) "), 0x300(%rbx)\n"
-                                                         "    movl $100000, %ecx\n"
-                                                         "1:  pause\n"
-                                                         "    decl %ecx\n"
-                                                         "    jnz 1b\n"
-                                                         "    movb $" STRING(
-                                                             PROBE_MISSED) ", %al\n"
-                                                                           "    outb %al, $" STRING(
-                                                                               PROBE_PORT) "\n"
-                                                                                           "probe_"
-                                                                                           "guest_"
-                                                                                           "handler"
-                                                                                           ":\n"
-                                                                                           "    "
-                                                                                           "movb "
-                                                                                           "$" STRING(
-                                                                                               PROBE_ARRIVED) ", %al\n"
-                                                                                                              "    outb %al, $" STRING(
-                                                                                                                  PROBE_PORT) "\n"
-                                                                                                                              "2:  hlt\n"
-                                                                                                                              "    jmp 2b\n"
-                                                                                                                              "probe_guest_end:\n"
-                                                                                                                              ".popsection\n");
-extern const uint8_t probe_guest[], probe_guest_handler[], probe_guest_end[];
+/* probe_guest.S */
+extern const uint8_t probe_guest[], probe_on_interrupt[], probe_on_software[], probe_on_exception[],
+    probe_guest_end[];
 
 /* A 64-bit interrupt gate, SDM 3A §6.14.1. */
 struct gate {
@@ -92,20 +47,21 @@ struct rig {
     struct mem mem;
 };
 
-static int write_guest(struct rig *r, uint64_t *cr3)
+static int write_gate(const struct mem *mem, unsigned vector, const uint8_t *handler)
 {
-    uint64_t handler = PROBE_CODE + (uint64_t)(probe_guest_handler - probe_guest);
-    const struct gate gate = {
-        .offset_low = (uint16_t)handler, .selector = X86_SEL_CODE, .type = 0x8e};
+    const uint64_t gpa = PROBE_CODE + (uint64_t)(handler - probe_guest);
+    const struct gate gate = {.offset_low = (uint16_t)gpa, .selector = X86_SEL_CODE, .type = 0x8e};
+
+    return mem_write(mem, PROBE_IDT + vector * sizeof(gate), &gate, sizeof(gate));
+}
+
+static int write_tables(const struct mem *mem, uint64_t *cr3)
+{
     struct page_builder pages;
-    int rc = mem_write(&r->mem, PROBE_CODE, probe_guest, (uint64_t)(probe_guest_end - probe_guest));
+    int rc = x86_write_gdt(mem, PROBE_GDT, X86_LONG);
 
     if (rc == 0)
-        rc = mem_write(&r->mem, PROBE_IDT + PROBE_VECTOR * sizeof(gate), &gate, sizeof(gate));
-    if (rc == 0)
-        rc = x86_write_gdt(&r->mem, PROBE_GDT, X86_LONG);
-    if (rc == 0)
-        rc = page_builder_init(&pages, &r->mem, PROBE_TABLES, PROBE_TABLES_END);
+        rc = page_builder_init(&pages, mem, PROBE_TABLES, PROBE_TABLES_END);
     if (rc == 0)
         rc = page_map(&pages, 0, 0, PROBE_RAM, PTE_WRITE);
     if (rc == 0)
@@ -113,6 +69,19 @@ static int write_guest(struct rig *r, uint64_t *cr3)
     if (rc == 0)
         *cr3 = pages.root;
     return rc;
+}
+
+static int write_guest(const struct mem *mem, uint64_t *cr3)
+{
+    int rc = mem_write(mem, PROBE_CODE, probe_guest, (uint64_t)(probe_guest_end - probe_guest));
+
+    if (rc == 0)
+        rc = write_gate(mem, PROBE_VECTOR, probe_on_interrupt);
+    if (rc == 0)
+        rc = write_gate(mem, PROBE_SOFT_VECTOR, probe_on_software);
+    if (rc == 0)
+        rc = write_gate(mem, UNDEFINED_OPCODE, probe_on_exception);
+    return rc < 0 ? rc : write_tables(mem, cr3);
 }
 
 static int set_registers(struct rig *r, uint64_t cr3)
@@ -125,7 +94,7 @@ static int set_registers(struct rig *r, uint64_t cr3)
         return rc;
     x86_long_mode(&sregs, PROBE_GDT, cr3);
     sregs.idt.base = PROBE_IDT;
-    sregs.idt.limit = (PROBE_VECTOR + 1) * sizeof(struct gate) - 1;
+    sregs.idt.limit = (PROBE_SOFT_VECTOR + 1) * sizeof(struct gate) - 1;
     rc = vcpu_set_sregs(&r->vcpu, &sregs);
     return rc < 0 ? rc : vcpu_set_regs(&r->vcpu, &regs);
 }
@@ -163,64 +132,62 @@ static int build(struct rig *r, struct error *err)
         rc = set_cpuid(r, err);
     if (rc < 0)
         return rc;
-    rc = write_guest(r, &cr3);
+    rc = write_guest(&r->mem, &cr3);
     if (rc == 0)
         rc = set_registers(r, cr3);
     return rc < 0 ? error_sys(err, rc, "cannot set the probe's registers") : 0;
 }
 
-/* What the guest wrote to its port, or -1 for any other exit. */
-static int reported(const struct kvm_run *run)
+/* What the guest wrote to its port, or STEP_NONE for any other exit. */
+static unsigned reported(const struct kvm_run *run)
 {
     if (run->exit_reason != KVM_EXIT_IO || run->io.port != PROBE_PORT)
-        return -1;
+        return STEP_NONE;
     return ((const uint8_t *)run)[run->io.data_offset];
 }
 
-static void judge_exit(const struct rig *r, bool started, struct probe *out)
+/* The guest got no further than `last`: the step after it failed. */
+static void judge(const struct rig *r, unsigned last, bool timed_out, struct probe *out)
 {
+    static const char *const failed[] = {
+        [STEP_NONE] = "does not run 64-bit code",
+        [STEP_STARTED] = "cannot deliver an interrupt through the guest's IDT",
+        [STEP_INTERRUPT] = "cannot deliver a software interrupt (INT) through the guest's IDT",
+        [STEP_SOFTWARE] = "cannot deliver an exception through the guest's IDT",
+        [STEP_EXCEPTION] = "does not know the instruction CMPXCHG16B, which Linux needs",
+    };
+
+    if (last == STEP_NONE)
+        out->result = PROBE_NO_LONG_MODE;
+    else
+        out->result = last < STEP_EXCEPTION ? PROBE_NO_INTERRUPTS : PROBE_INCOMPLETE;
     out->exit_reason = r->vcpu.run->exit_reason;
     if (out->exit_reason == KVM_EXIT_INTERNAL_ERROR)
         out->suberror = r->vcpu.run->internal.suberror;
-    if (started) {
-        out->result = PROBE_NO_INTERRUPTS;
-        (void)error_set(&out->why, 0,
-                        "this KVM runs 64-bit code but cannot deliver an interrupt through the "
-                        "guest's IDT (%s instead): Linux and most guests will not run on it",
-                        reported(r->vcpu.run) == PROBE_MISSED ? "nothing arrived"
-                                                              : kvm_exit_name(out->exit_reason));
-    } else {
-        out->result = PROBE_NO_LONG_MODE;
-        (void)error_set(&out->why, 0,
-                        "this KVM does not run 64-bit code (%s at the first instruction)",
-                        kvm_exit_name(out->exit_reason));
-    }
+    (void)error_set(&out->why, 0, "this KVM %s (%s)", failed[last],
+                    timed_out ? "nothing arrived" : kvm_exit_name(out->exit_reason));
 }
 
 static void run(struct rig *r, struct probe *out)
 {
-    bool started = false;
+    unsigned last = STEP_NONE;
 
-    for (;;) {
+    while (last != STEP_LAST) {
         int rc = vcpu_run(&r->vcpu);
         if (rc == -EINTR)
             continue;
         if (rc < 0) {
-            out->result = PROBE_BROKEN;
             (void)error_sys(&out->why, rc, "KVM_RUN failed");
             return;
         }
-        int value = reported(r->vcpu.run);
-        if (value == PROBE_STARTED) {
-            started = true;
-        } else if (value == PROBE_ARRIVED) {
-            out->result = PROBE_OK;
-            return;
-        } else {
-            judge_exit(r, started, out);
+        unsigned step = reported(r->vcpu.run);
+        if (step != last + 1) {
+            judge(r, last, step == STEP_MISSED, out);
             return;
         }
+        last = step;
     }
+    out->result = PROBE_OK;
 }
 
 enum probe_flavour probe_flavour(void)
@@ -291,6 +258,8 @@ const char *probe_result_name(enum probe_result result)
         return "no long mode";
     case PROBE_NO_INTERRUPTS:
         return "no interrupts";
+    case PROBE_INCOMPLETE:
+        return "incomplete";
     }
     return "?";
 }

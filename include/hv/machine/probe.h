@@ -1,9 +1,10 @@
 /*
  * Can this host's KVM run a guest?
  *
- * That /dev/kvm opens proves little: there are KVMs that emulate the processor and cannot deliver
- * an interrupt (FACTS in tests/labvm/README.md). The probe runs a small guest in long mode that
- * sends itself an interrupt and takes it through its own IDT, and looks whether it arrived.
+ * That /dev/kvm opens proves little: there are KVMs that emulate the processor, and then some of
+ * what every operating system does fails: delivering interrupts and exceptions, or single
+ * instructions. The probe runs a small guest in long mode that goes through these one by one and
+ * reports how far it came.
  */
 #ifndef HV_MACHINE_PROBE_H
 #define HV_MACHINE_PROBE_H
@@ -19,7 +20,9 @@ enum probe_result {
     PROBE_NO_PERMISSION, /* it is there, and not for this user */
     PROBE_BROKEN,        /* the API fails before a guest runs */
     PROBE_NO_LONG_MODE,  /* not even the first 64-bit instruction */
-    PROBE_NO_INTERRUPTS, /* the guest runs, but its interrupt never arrived */
+    PROBE_NO_INTERRUPTS, /* the guest runs, but an interrupt or exception never reached its handler
+                          */
+    PROBE_INCOMPLETE,    /* those arrive, but an instruction that Linux needs is missing */
 };
 
 enum probe_flavour { PROBE_INTEL_VMX, PROBE_AMD_SVM, PROBE_SOFTWARE };
