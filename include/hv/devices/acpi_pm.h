@@ -4,7 +4,8 @@
  *
  * Register space: 0x00 PM1 status (16 bits), 0x02 PM1 enable, 0x04 PM1 control, 0x08 PM timer (32
  * bits, 3.579545 MHz, 24 of them counting), 0x10 reset register (8 bits). SLP_EN with the S5 type
- * powers the machine off.
+ * powers the machine off; a write to the reset register that has all bits of `reset_value` set
+ * resets it.
  */
 #ifndef HV_DEVICES_ACPI_PM_H
 #define HV_DEVICES_ACPI_PM_H
@@ -26,7 +27,7 @@ enum acpi_power { ACPI_POWER_OFF, ACPI_POWER_RESET };
 struct acpi_pm_config {
     struct irq_line sci; /* copied; level-triggered */
     uint8_t s5_slp_typ;
-    uint8_t reset_value;
+    uint8_t reset_value; /* not 0 */
     /* On the vCPU's thread, with the device's lock held. */
     void (*power)(void *ctx, enum acpi_power what);
     void *power_ctx;
