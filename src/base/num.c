@@ -19,7 +19,7 @@ int align_up(uint64_t n, uint64_t align, uint64_t *out)
 }
 
 /* The number at the start of `text`, and what follows it. strtoull() alone would take signs, spaces
- * and octal. */
+ * and octal, and a second 0x. */
 static int number_prefix(const char *text, uint64_t *out, const char **rest)
 {
     int base = text[0] == '0' && (text[1] == 'x' || text[1] == 'X') ? 16 : 10;
@@ -27,6 +27,8 @@ static int number_prefix(const char *text, uint64_t *out, const char **rest)
     char *end;
 
     if (base == 16 ? !isxdigit((unsigned char)*digits) : !isdigit((unsigned char)*digits))
+        return -EINVAL;
+    if (base == 16 && (digits[1] == 'x' || digits[1] == 'X'))
         return -EINVAL;
     errno = 0;
     unsigned long long n = strtoull(digits, &end, base);
