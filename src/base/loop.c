@@ -90,8 +90,9 @@ void loop_destroy(struct loop *loop)
 
 static struct watch *find(const struct loop *loop, int fd)
 {
+    if (fd < 0) /* that marks removed watches, which nobody may find */
+        return NULL;
     struct watch *w = loop->watches;
-
     while (w != NULL && w->fd != fd)
         w = w->next;
     return w;
@@ -127,7 +128,7 @@ int loop_change(struct loop *loop, int fd, uint32_t events)
 
 void loop_remove(struct loop *loop, int fd)
 {
-    struct watch *w = fd < 0 ? NULL : find(loop, fd);
+    struct watch *w = find(loop, fd);
 
     if (w == NULL)
         return;
