@@ -89,20 +89,28 @@ static int unpack_gzip(struct bytes in, struct unpacked *out)
 
 static int unpack_xz(struct bytes in, struct unpacked *out)
 {
-    uint64_t memory = XZ_MEMORY_MAX;
-    size_t in_pos = 0;
+    lzma_stream z = LZMA_STREAM_INIT;
+    lzma_ret rc = lzma_stream_decoder(&z, XZ_MEMORY_MAX, 0);
 
-    switch (lzma_stream_buffer_decode(&memory, 0, NULL, in.data, &in_pos, in.size, out->data,
-                                      &out->size, out->room)) {
-    case LZMA_OK:
+    if (rc != LZMA_OK)
+        return -ENOMEM;
+    z.next_in = in.data;
+    z.avail_in = in.size;
+    z.next_out = out->data;
+    z.avail_out = out->room;
+    while (rc == LZMA_OK) /* without progress it becomes LZMA_BUF_ERROR, so this ends */
+        rc = lzma_code(&z, LZMA_FINISH);
+    out->size = out->room - z.avail_out;
+    bool is_full = z.avail_out == 0;
+    lzma_end(&z);
+    switch (rc) {
+    case LZMA_STREAM_END:
         return 0;
-    case LZMA_BUF_ERROR:
-    case LZMA_MEMLIMIT_ERROR:
-        return -E2BIG;
     case LZMA_MEM_ERROR:
+    case LZMA_MEMLIMIT_ERROR:
         return -ENOMEM;
     default:
-        return -EBADMSG;
+        return is_full ? -E2BIG : -EBADMSG;
     }
 }
 
