@@ -1,1 +1,57 @@
-guests:
+# The guests: one program per file guest/NAME.{S,c}, built into build/guest/NAME.{bin,elf}.
+#
+#   real  16-bit code, assembled for address 0x7c00, raw bytes           hv run --boot flat
+#   32    C or assembly in 32-bit protected mode, an ELF32 executable    hv run --boot multiboot|pvh
+#   64    C or assembly in long mode at a high virtual address, ELF64    hv run --boot elf
+#
+# A new guest needs its name in one of the three lists, nothing else. binutils and gcc suffice: no
+# libc, no start-up files but those in guest/lib.
+
+GUESTS_REAL := real_hello real_string_io protected boot_stamp exit_code hlt_forever spin \
+               triple_fault acpi_poweroff reset_8042 reset_cf9 out_loop
+GUESTS_32 := multiboot_info pvh_info
+GUESTS_64 := long_hello mmio unmapped_ports page_fault page_fault_fatal ud idt_timer lapic_timer \
+             uart_echo smp_start
+
+G := build/guest
+GUEST_CC ?= gcc
+GUEST_CFLAGS := -std=gnu17 -O2 -g -ffreestanding -fno-pic -fno-stack-protector \
+                -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns \
+                -fcf-protection=none -mgeneral-regs-only -Iinclude -Iguest -MMD -MP $(WARN)
+GUEST_CFLAGS_32 := -m32 $(GUEST_CFLAGS)
+GUEST_CFLAGS_64 := -m64 -mno-red-zone -mcmodel=kernel $(GUEST_CFLAGS)
+GUEST_LDFLAGS := -nostdlib -static --no-warn-rwx-segments --build-id=none
+
+guests: $(GUESTS_REAL:%=$(G)/%.bin) $(GUESTS_32:%=$(G)/%.elf) $(GUESTS_64:%=$(G)/%.elf) ## build the small guests
+
+# --- objects: the same sources for 32 and 64 bits ---
+$(G)/obj32/%.o: guest/%.S
+	@mkdir -p $(@D)
+	$(GUEST_CC) $(GUEST_CFLAGS_32) -c -o $@ $<
+$(G)/obj32/%.o: guest/%.c
+	@mkdir -p $(@D)
+	$(GUEST_CC) $(GUEST_CFLAGS_32) -c -o $@ $<
+$(G)/obj64/%.o: guest/%.S
+	@mkdir -p $(@D)
+	$(GUEST_CC) $(GUEST_CFLAGS_64) -c -o $@ $<
+$(G)/obj64/%.o: guest/%.c
+	@mkdir -p $(@D)
+	$(GUEST_CC) $(GUEST_CFLAGS_64) -c -o $@ $<
+
+# --- programs ---
+GUEST_LIB_32 := $(G)/obj32/lib/print.o $(G)/obj32/lib/string.o
+GUEST_LIB_64 := $(patsubst %,$(G)/obj64/lib/%.o,start64 print string vectors idt pic lapic)
+
+$(GUESTS_REAL:%=$(G)/%.bin): $(G)/%.bin: $(G)/obj32/%.o
+	$(LD) -m elf_i386 $(GUEST_LDFLAGS) -Ttext 0x7c00 -e _start --oformat binary -o $@ $<
+
+$(G)/multiboot_info.elf: $(G)/obj32/lib/multiboot.o
+$(G)/pvh_info.elf: $(G)/obj32/lib/pvh.o
+$(GUESTS_32:%=$(G)/%.elf): $(G)/%.elf: $(G)/obj32/%.o $(GUEST_LIB_32) guest/lib/protected.ld
+	$(LD) -m elf_i386 $(GUEST_LDFLAGS) -T guest/lib/protected.ld -o $@ $(filter %.o,$^)
+
+$(G)/smp_start.elf: $(G)/obj64/lib/trampoline.o $(G)/obj64/lib/acpi.o
+$(GUESTS_64:%=$(G)/%.elf): $(G)/%.elf: $(G)/obj64/%.o $(GUEST_LIB_64) guest/lib/long.ld
+	$(LD) -m elf_x86_64 $(GUEST_LDFLAGS) -z max-page-size=4096 -T guest/lib/long.ld -o $@ $(filter %.o,$^)
+
+-include $(wildcard $(G)/obj*/*.d $(G)/obj*/lib/*.d)
