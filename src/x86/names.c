@@ -205,13 +205,13 @@ static void print_control(const struct kvm_sregs *s, FILE *out)
 {
     char buf[X86_BITS_TEXT_MAX];
 
-    fprintf(out, "  cr0 %016" PRIx64 "  %s\n", (uint64_t)s->cr0,
+    fprintf(out, "  cr0  %016" PRIx64 "  %s\n", (uint64_t)s->cr0,
             x86_cr0_text(s->cr0, buf, sizeof(buf)));
-    fprintf(out, "  cr2 %016" PRIx64 "  cr3 %016" PRIx64 "  cr8 %" PRIx64 "\n", (uint64_t)s->cr2,
+    fprintf(out, "  cr2  %016" PRIx64 "  cr3 %016" PRIx64 "  cr8 %" PRIx64 "\n", (uint64_t)s->cr2,
             (uint64_t)s->cr3, (uint64_t)s->cr8);
-    fprintf(out, "  cr4 %016" PRIx64 "  %s\n", (uint64_t)s->cr4,
+    fprintf(out, "  cr4  %016" PRIx64 "  %s\n", (uint64_t)s->cr4,
             x86_cr4_text(s->cr4, buf, sizeof(buf)));
-    fprintf(out, "  efer%016" PRIx64 "  %s\n", (uint64_t)s->efer,
+    fprintf(out, "  efer %016" PRIx64 "  %s\n", (uint64_t)s->efer,
             x86_efer_text(s->efer, buf, sizeof(buf)));
 }
 
