@@ -1,7 +1,7 @@
 /*
  * An invalid opcode without a handler: a triple fault of another origin.
  *
- * The report of the guest's death should show the instruction bytes at RIP: 0f 0b, UD2.
+ * With VT-x the report of the guest's death shows the instruction bytes at RIP: 0f 0b, UD2.
  *
  * run: --boot elf
  * needs: full

@@ -174,13 +174,13 @@ static const char *segment_width_text(const struct kvm_segment *seg)
     if (!seg->s)
         return "";
     if (seg->l)
-        return "64-bit";
-    return seg->db ? "32-bit" : "16-bit";
+        return " 64-bit";
+    return seg->db ? " 32-bit" : " 16-bit";
 }
 
 static void print_segment(const char *name, const struct kvm_segment *seg, FILE *out)
 {
-    fprintf(out, "  %-4s%04x  base %016" PRIx64 "  limit %08" PRIx32 "  dpl %u  %s %s\n", name,
+    fprintf(out, "  %-4s%04x  base %016" PRIx64 "  limit %08" PRIx32 "  dpl %u  %s%s\n", name,
             seg->selector, (uint64_t)seg->base, seg->limit, seg->dpl & 3u, segment_type_text(seg),
             segment_width_text(seg));
 }
