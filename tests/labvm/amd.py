@@ -1,19 +1,17 @@
 """amd.py: the lab machine with AMD-V: QEMU's own CPU emulation, which includes nested SVM and NPT.
 
-The machine's root is the host's file system over 9p (see init, pid1). The command's streams are
+The machine's root is the host's file system over 9p (see init, amd.sh, pid1). The command's streams are
 virtio serial ports, each one end of a socket pair that QEMU inherits: no names, no files, nothing to
 clean up, and any number of machines at once. What belongs to this run alone (command, environment,
 marker) is a second archive behind the cached initramfs, handed over in an anonymous file.
 """
 
-import ctypes
 import io
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import termios
 import threading
 import tty
@@ -37,18 +35,14 @@ COMMAND_LINE = (
 def prepare():
     """Fetches the kernel and makes the initramfs; returns (kernel, path of the initramfs)."""
     kernel = parts.Kernel("full")
-    inputs = [parts.busybox(), images.source("init"), images.source("pid1")]
-    inputs += [images.source("amd.py"), images.source("images.py"), newc.__file__]
-    inputs.append((kernel.version + str(os.stat(kernel.image).st_mtime_ns)).encode())
-    return kernel, images.cached("amd", inputs, lambda path: _build(kernel, path))
+    inputs = images.base_inputs(kernel, NAME)
 
+    def build(path):
+        archive = images.base_archive(kernel, NAME, MODULES, {"kvm_amd": "nested=1 npt=1"})
+        with open(path, "wb") as out:
+            archive.write(out)
 
-def _build(kernel, path):
-    archive = images.base_archive(kernel, MODULES, {"kvm_amd": "nested=1 npt=1"})
-    archive.copy("init", images.source("init"))
-    archive.copy("pid1", images.source("pid1"))
-    with open(path, "wb") as out:
-        archive.write(out)
+    return kernel, images.cached(NAME, inputs, build)
 
 
 class Machine:
@@ -69,7 +63,7 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[initrd, *(end.fileno() for end in theirs)],
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=run.die_with_parent,
             )
         except FileNotFoundError:
             raise run.MachineError(
@@ -128,13 +122,11 @@ class Machine:
     def _with_config(self, initramfs, kernel):
         """An anonymous file with the cached initramfs and this run's /run-config."""
         config = newc.Archive()
-        config.file("run-config/command", self._request.script(NAME).encode(), 0o755)
-        config.file("run-config/marker", self._request.marker)
+        for name, data in self._request.config(NAME).items():
+            config.file(f"run-config/{name}", data)
         config.file("run-config/modules", kernel.modules_path.encode() + b"\n")
         mounts = "".join(f"{tag} {path}\n" for tag, path in self._shares())
         config.file("run-config/mounts", mounts.encode())
-        if self._request.terminal:
-            config.file("run-config/terminal", b"")
         tail = io.BytesIO()
         config.write(tail)
         fd = os.memfd_create("labvm-initrd")
@@ -181,12 +173,3 @@ class Machine:
         filesystem = f"local,id={tag},path={quoted},security_model=none,multidevs=remap,{mode}"
         arguments += ["-fsdev", filesystem]
         arguments += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
-
-
-def _die_with_parent():
-    """In the child: be killed when labvm is, even by SIGKILL (prctl(2), PR_SET_PDEATHSIG = 1)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    sys.exit("run tests/labvm/labvm instead")

@@ -54,20 +54,29 @@ def _remove_older(name, keep):
             os.unlink(path)
 
 
-def source(name):
-    """A file beside this one, as an input."""
+def _source(name):
     return os.path.join(_HERE, name)
 
 
-def base_archive(kernel, modules, options):
-    """An initramfs with busybox, MODULES with all they need in load order (see `init`), and mount
-    points. OPTIONS maps a module to its parameters. The scripts are the caller's to add."""
+def base_inputs(kernel, backend):
+    """What base_archive() reads, for cached()."""
+    inputs = [_source(name) for name in ("init", "pid1", f"{backend}.sh", f"{backend}.py", "images.py")]
+    inputs += [parts.busybox(), newc.__file__, parts.__file__]
+    return inputs + [f"{kernel.version} {os.stat(kernel.image).st_mtime_ns}".encode()]
+
+
+def base_archive(kernel, backend, modules, options):
+    """The initramfs of a back end: busybox, the scripts, and MODULES with all they need in load order
+    (see init). OPTIONS maps a module to its parameters."""
     archive = newc.Archive()
     for name in ("dev", "proc", "sys"):
         archive.directory(name)
     archive.character_device("dev/console", 5, 1)
     archive.character_device("dev/null", 1, 3, 0o666)
     archive.copy("bin/busybox", parts.busybox())
+    archive.copy("init", _source("init"))
+    archive.copy("pid1", _source("pid1"))
+    archive.copy("backend", _source(f"{backend}.sh"))
     available = kernel.modules()
     order = available.load_order(modules)
     for module in order:

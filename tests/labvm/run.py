@@ -13,6 +13,7 @@ but that output: the time limit is kept by the main thread, which only waits for
 """
 
 import collections
+import ctypes
 import os
 import queue
 import re
@@ -29,6 +30,12 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 CONSOLE_TAIL = 40  # lines shown when the machine fails
 FATAL = re.compile(rb"Kernel panic|BUG: soft lockup|labvm-init: cannot")
 LAST_WORDS = 3.0  # seconds a dying kernel gets to finish its message
+
+
+def die_with_parent():
+    """In a child about to become a machine: be killed when labvm is, even by SIGKILL (prctl(2),
+    PR_SET_PDEATHSIG = 1)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 class MachineError(Exception):
@@ -50,16 +57,19 @@ class Request:
         self.cwd = os.getcwd()
         self.marker = os.urandom(16).hex().encode()
 
-    def script(self, machine):
+    def config(self, machine):
+        """What every back end puts into /run-config of its machine: file name to contents."""
+        files = {"command": self._script(machine).encode(), "marker": self.marker}
+        return dict(files, terminal=b"") if self.terminal else files
+
+    def _script(self, machine):
         """The command as a shell script: our environment, our directory, our arguments. env(1) finds
         the program by PATH; busybox's own exec would prefer its applets."""
-        variables = dict(os.environ, LABVM=machine, LABVM_OUT=self.out)
         lines = ["echo $$ >/sys/fs/cgroup/command/cgroup.procs"]
-        lines += [
-            f"export {name}={shlex.quote(value)}"
-            for name, value in sorted(variables.items())
-            if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
-        ]
+        variables = dict(os.environ, LABVM=machine, LABVM_OUT=self.out)
+        for name, value in sorted(variables.items()):
+            if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                lines.append(f"export {name}={shlex.quote(value)}")
         if self.terminal:
             size = os.get_terminal_size(sys.stdin.fileno())
             lines.append(f"/run/labvm/busybox stty rows {size.lines} cols {size.columns}")
