@@ -1,7 +1,7 @@
 /*
  * What a PVH loader tells the kernel (Xen, public/arch-x86/hvm/start_info.h).
  *
- * run: --boot pvh --append hello=world
+ * run: --no-probe --boot pvh --append hello=world
  * needs: kvm
  * expect: @ok magic
  * expect: command line: hello=world

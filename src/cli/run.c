@@ -220,10 +220,20 @@ static int session_init(struct session *s, struct error *err)
     return STATUS_OK;
 }
 
-/* Only guests of these kinds surely need interrupts. */
-static bool needs_interrupts(enum boot_protocol boot)
+/* A missing KVM has an exit status of its own, so it is looked for before anything else. */
+static int check_device(const struct session *s, struct error *err)
 {
-    return boot == BOOT_AUTO || boot == BOOT_LINUX || boot == BOOT_PVH;
+    struct kvm kvm;
+
+    if (kvm_open(s->opt.kvm_path, &kvm, err) < 0)
+        return STATUS_KVM;
+    kvm_close(&kvm);
+    return STATUS_OK;
+}
+
+static bool is_linux(enum boot_protocol protocol)
+{
+    return protocol == BOOT_LINUX || protocol == BOOT_LINUX_UNPACKED || protocol == BOOT_PVH;
 }
 
 /* A KVM that only emulates the processor fails somewhere inside Linux, bafflingly. Where the CPU
@@ -231,13 +241,10 @@ static bool needs_interrupts(enum boot_protocol boot)
  * exit status. */
 static int check_kvm(const struct session *s, struct error *err)
 {
-    struct kvm kvm;
     struct probe probe;
 
-    if (kvm_open(s->opt.kvm_path, &kvm, err) < 0)
-        return STATUS_KVM;
-    kvm_close(&kvm);
-    if (s->opt.skip_probe || !needs_interrupts(s->opt.boot) || probe_flavour() != PROBE_SOFTWARE)
+    if (s->opt.skip_probe || !is_linux(machine_protocol(s->machine)) ||
+        probe_flavour() != PROBE_SOFTWARE)
         return STATUS_OK;
     probe_kvm(s->opt.kvm_path, &probe);
     if (probe.result == PROBE_OK)
@@ -337,6 +344,15 @@ static int status_of_end(struct session *s, const struct machine_outcome *outcom
     return STATUS_HOST;
 }
 
+/* What the guest said comes before what hv has to say about it. */
+static void flush_back_ends(struct session *s)
+{
+    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++)
+        if (s->serial[i] != NULL)
+            chr_flush(s->serial[i]);
+    chr_flush(s->debug);
+}
+
 /* One machine from start to end; *reboot: the guest wants another. Returns an exit status. */
 static int run_once(struct session *s, bool *reboot)
 {
@@ -345,6 +361,8 @@ static int run_once(struct session *s, bool *reboot)
     int status = create_machine(s, &err);
 
     *reboot = false;
+    if (status == STATUS_OK)
+        status = check_kvm(s, &err);
     if (status != STATUS_OK) {
         complain("%s", err.text);
         return status;
@@ -357,6 +375,7 @@ static int run_once(struct session *s, bool *reboot)
         return STATUS_HOST;
     }
     *reboot = outcome.end == MACHINE_RESET && s->opt.reboot;
+    flush_back_ends(s);
     if (!*reboot)
         term_restore();
     if (outcome.end == MACHINE_TRIPLE_FAULT || outcome.end == MACHINE_CRASH)
@@ -378,7 +397,7 @@ static int run(const struct cli_command *cmd, int argc, char **argv)
     int first = cli_parse(cmd, argc, argv, &s.opt);
     if (first < 0 || run_options_check(&s.opt, argv + first) < 0)
         return STATUS_USAGE;
-    int status = check_kvm(&s, &err);
+    int status = check_device(&s, &err);
     if (status == STATUS_OK)
         status = session_init(&s, &err);
     if (status != STATUS_OK)
