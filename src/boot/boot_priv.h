@@ -167,6 +167,7 @@ int elf_open(struct bytes file, struct elf_image *out, struct error *err) HV_MUS
 
 /* Program header `i`, in the 64-bit form for both classes. */
 Elf64_Phdr elf_segment(const struct elf_image *elf, unsigned i);
+/* Its bytes in the file. Only PT_LOAD and PT_NOTE have been checked to have any. */
 struct bytes elf_segment_bytes(const struct elf_image *elf, const Elf64_Phdr *ph);
 bool elf_is_loaded(const Elf64_Phdr *ph); /* PT_LOAD, and not empty */
 

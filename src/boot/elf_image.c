@@ -228,37 +228,47 @@ static bool note_is(const struct note *note, const char *owner, uint32_t type)
            memcmp(note->owner.data, owner, size) == 0;
 }
 
+static bool find_in_segment(const struct elf_image *elf, const Elf64_Phdr *ph, const char *owner,
+                            uint32_t type, struct bytes *desc)
+{
+    struct bytes rest = elf_segment_bytes(elf, ph);
+    struct note note;
+
+    /* The gABI says 8 for 64-bit files, the world uses 4; p_align tells which. */
+    while (next_note(&rest, ph->p_align == 8 ? 8 : 4, &note)) {
+        if (note_is(&note, owner, type)) {
+            *desc = note.desc;
+            return true;
+        }
+    }
+    return false;
+}
+
 bool elf_find_note(const struct elf_image *elf, const char *owner, uint32_t type,
                    struct bytes *desc)
 {
     for (unsigned i = 0; i < elf->count; i++) {
         const Elf64_Phdr ph = elf_segment(elf, i);
-        struct bytes rest = elf_segment_bytes(elf, &ph);
-        struct note note;
-
-        if (ph.p_type != PT_NOTE)
-            continue;
-        /* The gABI says 8 for 64-bit files, the world uses 4; p_align tells which. */
-        while (next_note(&rest, ph.p_align == 8 ? 8 : 4, &note)) {
-            if (note_is(&note, owner, type)) {
-                *desc = note.desc;
-                return true;
-            }
-        }
+        if (ph.p_type == PT_NOTE && find_in_segment(elf, &ph, owner, type, desc))
+            return true;
     }
     return false;
 }
 
 /* --- */
 
-bool elf_is_linux(const struct elf_image *elf)
+static bool has_banner(struct bytes bytes)
 {
     static const char banner[] = "Linux version ";
 
+    return memmem(bytes.data, bytes.size, banner, sizeof(banner) - 1) != NULL;
+}
+
+bool elf_is_linux(const struct elf_image *elf)
+{
     for (unsigned i = 0; i < elf->count; i++) {
         const Elf64_Phdr ph = elf_segment(elf, i);
-        const struct bytes seg = elf_segment_bytes(elf, &ph);
-        if (elf_is_loaded(&ph) && memmem(seg.data, seg.size, banner, sizeof(banner) - 1) != NULL)
+        if (elf_is_loaded(&ph) && has_banner(elf_segment_bytes(elf, &ph)))
             return true;
     }
     return false;

@@ -151,8 +151,12 @@ Test(elf_image, note_bytes_beyond_the_file)
 
 Test(elf_image, unknown_segments_are_not_looked_at)
 {
+    struct bytes desc;
+
     *image_phdr(&image, 1) = (Elf64_Phdr){.p_type = 0x12345678, .p_offset = UINT64_MAX};
     cr_assert_eq(open_image(), 0);
+    cr_assert(!elf_find_note(&elf, "Xen", NOTE_PHYS32_ENTRY, &desc));
+    cr_assert(!elf_is_linux(&elf));
 }
 
 Test(elf_image, nothing_to_load)
