@@ -96,3 +96,14 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .PHONY: all unit clean help guests
+
+# --- the bench: hv against QEMU and against a loop that does nothing; BENCH="--only boot --runs 3" ---
+$(B)/tests/bench/bare_loop: $(B)/tests/bench/bare_loop.o
+	$(CC) $(ALL_LDFLAGS) -o $@ $^
+
+bench: ## measure hv against QEMU: a table, build/bench/results.json and .svg
+	@tests/setup/deps bench
+	@$(MAKE) -s all $(B)/tests/bench/bare_loop
+	@tests/bench/run $(BENCH)
+
+.PHONY: bench

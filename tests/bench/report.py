@@ -1,0 +1,111 @@
+"""report.py: from single values to rows of a table: medians, ratios, and whether a goal is met.
+
+A row compares hv with one peer in one metric on one KVM. Where the goal is a ratio to a peer, the row of that
+peer has it; an absolute goal stands in the first row of its metric.
+"""
+
+import statistics
+
+UNITS = {"boot": (1, "s"), "memory": (1 / (1 << 20), "MiB"), "start": (1e3, "ms"), "exit": (1e6, "µs")}
+TITLES = {
+    "boot": "boot to user space",
+    "memory": "memory of the monitor",
+    "start": "start to first instruction",
+    "exit": "one port write",
+}
+WHERE = {"host": "host's KVM", "lab": "lab machine"}
+
+# What issue and design promise. `where`: an absolute time means nothing in an emulated machine.
+GOALS = {
+    "boot": {"peer": "qemu", "ratio": 0.6},
+    "memory": {"value": 5 * (1 << 20), "text": "≤ 5 MiB"},
+    "start": {"value": 0.010, "text": "≤ 10 ms", "where": "host"},
+    "exit": {"peer": "bare", "ratio": 1.1},
+}
+
+
+def entry(metric, where, contestant):
+    return {"metric": metric, "where": where, "contestant": contestant, "values": [], "problem": None}
+
+
+def quantity(metric, value):
+    """A value in its metric's unit; anything else, such as an error, as text."""
+    if not isinstance(value, (int, float)):
+        return f"failed: {value}"
+    factor, unit = UNITS[metric]
+    number = value * factor
+    digits = 0 if number >= 100 else 1 if number >= 10 else 2
+    return f"{number:.{digits}f} {unit}"
+
+
+def median(values):
+    return statistics.median(values) if values else None
+
+
+def rows(results):
+    """Dictionaries for table, JSON and plot; one for each peer of hv, or one for hv alone."""
+    found = []
+    for own in (result for result in results if result["contestant"] == "hv"):
+        same = [r for r in results if (r["metric"], r["where"]) == (own["metric"], own["where"]) and r is not own]
+        for index, other in enumerate(same or [None]):
+            found.append(_row(own, other, index == 0))
+    return found
+
+
+def _row(own, other, is_first):
+    row = {key: own[key] for key in ("metric", "where")}
+    row["hv"] = median(own["values"])
+    row["peer"] = other["contestant"] if other else None
+    row["peer_value"] = median(other["values"]) if other else None
+    row["ratio"] = row["hv"] / row["peer_value"] if row["hv"] and row["peer_value"] else None
+    row["goal"], row["goal_ratio"], row["met"] = _judge(row, is_first)
+    return row
+
+
+def _judge(row, is_first):
+    """(text, the same as a ratio to this row's peer, whether it is met); None where there is none."""
+    goal = GOALS[row["metric"]]
+    if goal.get("where", row["where"]) != row["where"]:
+        return None, None, None
+    if "ratio" in goal:
+        if row["peer"] != goal["peer"]:
+            return None, None, None
+        met = row["ratio"] <= goal["ratio"] if row["ratio"] else None
+        return f"≤ {goal['ratio']} ×", goal["ratio"], met
+    if not is_first:
+        return None, None, None
+    met = row["hv"] <= goal["value"] if row["hv"] else None
+    ratio = goal["value"] / row["peer_value"] if row["peer_value"] else None
+    return goal["text"], ratio, met
+
+
+def table(found):
+    lines = [("", "on the", "hv", "peer", "", "ratio", "goal", "")]
+    for row in found:
+        lines.append((
+            TITLES[row["metric"]],
+            WHERE[row["where"]],
+            _or_dash(row["hv"], lambda value: quantity(row["metric"], value)),
+            row["peer"] or "-",
+            _or_dash(row["peer_value"], lambda value: quantity(row["metric"], value)),
+            _or_dash(row["ratio"], "{:.2f}".format),
+            row["goal"] or "",
+            verdict(row),
+        ))  # fmt: skip
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    right = (2, 4, 5)
+    return "\n".join(
+        "  ".join(cell.rjust(width) if column in right else cell.ljust(width)
+                  for column, (cell, width) in enumerate(zip(line, widths))).rstrip()
+        for line in lines
+    )  # fmt: skip
+
+
+def verdict(row):
+    if row["goal"] is None:
+        return ""
+    return {True: "met", False: "missed", None: "not measured"}[row["met"]]
+
+
+def _or_dash(value, form):
+    return "-" if value is None else form(value)
