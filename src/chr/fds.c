@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "chr/stream.h"
+#include "chr/stream_priv.h"
 #include "hv/base/num.h"
 
 static void fds_destroy(struct chr *chr)

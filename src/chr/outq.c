@@ -1,4 +1,4 @@
-#include "chr/outq.h"
+#include "chr/outq_priv.h"
 
 #include <errno.h>
 #include <fcntl.h>

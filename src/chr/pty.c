@@ -11,7 +11,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "chr/stream.h"
+#include "chr/stream_priv.h"
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
 

@@ -1,4 +1,4 @@
-#include "chr/stream.h"
+#include "chr/stream_priv.h"
 
 #include <errno.h>
 #include <stdatomic.h>

@@ -1,4 +1,4 @@
-#include "devices/calendar.h"
+#include "devices/calendar_priv.h"
 
 #include <stdbool.h>
 

@@ -23,7 +23,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#include "devices/calendar.h"
+#include "devices/calendar_priv.h"
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
 

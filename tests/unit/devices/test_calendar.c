@@ -1,7 +1,7 @@
 #include <criterion/criterion.h>
 #include <time.h>
 
-#include "devices/calendar.h"
+#include "devices/calendar_priv.h"
 
 static void check(int64_t seconds)
 {

@@ -6,8 +6,8 @@
  *
  * Threads: any. `lock` guards every field after it.
  */
-#ifndef HV_CHR_OUTQ_H
-#define HV_CHR_OUTQ_H
+#ifndef HV_CHR_OUTQ_PRIV_H
+#define HV_CHR_OUTQ_PRIV_H
 
 #include <pthread.h>
 #include <stdbool.h>

@@ -4,10 +4,10 @@
  * Threads: `out` has its own lock and `starved` is atomic; every other field belongs to the loop's
  * thread. Other threads reach that thread through wake_fd.
  */
-#ifndef HV_CHR_STREAM_H
-#define HV_CHR_STREAM_H
+#ifndef HV_CHR_STREAM_PRIV_H
+#define HV_CHR_STREAM_PRIV_H
 
-#include "chr/outq.h"
+#include "chr/outq_priv.h"
 #include "hv/chr/chr.h"
 
 struct stream {

@@ -4,8 +4,8 @@
  * Not gmtime() and timegm(): the C library may read the time zone's file on first use, which a
  * sandboxed monitor must not do. The range is what fits a signed count of nanoseconds.
  */
-#ifndef HV_DEVICES_CALENDAR_H
-#define HV_DEVICES_CALENDAR_H
+#ifndef HV_DEVICES_CALENDAR_PRIV_H
+#define HV_DEVICES_CALENDAR_PRIV_H
 
 #include <stdint.h>
 
