@@ -107,3 +107,20 @@ bench: ## measure hv against QEMU: a table, build/bench/results.json and .svg
 	@tests/bench/run $(BENCH)
 
 .PHONY: bench
+
+# --- what a user calls ---
+demo: ## boot Linux under hv (installs what is missing, after naming it)
+	+@MAKE='$(MAKE)' guest/linux/demo
+
+install: $(B)/hv ## install hv, manual and completion (PREFIX=/usr/local DESTDIR=)
+	install -D -m 755 $(B)/hv $(DESTDIR)$(PREFIX)/bin/hv
+	install -D -m 644 src/cli/hv.1 $(DESTDIR)$(PREFIX)/share/man/man1/hv.1
+	install -D -m 644 src/cli/hv.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hv
+	install -D -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/hv/LICENSE
+
+uninstall: ## remove what make install put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/hv $(DESTDIR)$(PREFIX)/share/man/man1/hv.1 \
+	      $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hv $(DESTDIR)$(PREFIX)/share/doc/hv/LICENSE
+	@rmdir $(DESTDIR)$(PREFIX)/share/doc/hv 2>/dev/null || true
+
+.PHONY: demo install uninstall
