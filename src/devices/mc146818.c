@@ -133,10 +133,14 @@ static int64_t host_time(const struct mc146818 *rtc)
     return clamp_time(ns > INT64_MAX ? INT64_MAX : (int64_t)ns);
 }
 
-/* Both summands are less than END_NS in magnitude, so that the sum does not overflow. */
 static int64_t guest_time(const struct mc146818 *rtc)
 {
-    return clamp_time(host_time(rtc) + rtc->regs.offset_ns);
+    int64_t ns;
+
+    /* The host's clock may have moved by centuries since the offset was set. */
+    if (__builtin_add_overflow(host_time(rtc), rtc->regs.offset_ns, &ns))
+        return END_NS - 1; /* upwards: the host's time is not negative */
+    return clamp_time(ns);
 }
 
 static bool is_divider_reset(const struct rtc_regs *r)

@@ -239,6 +239,16 @@ Test(mc146818, absurd_host_clocks_are_survived)
     }
 }
 
+Test(mc146818, a_host_clock_that_jumps_by_centuries_does_not_overflow)
+{
+    now = 0;
+    put(B, SET | H24);
+    put(CENTURY, 0x21);
+    put(B, H24);
+    now = UINT64_MAX;
+    expect_time(0x21, 0x99, 0x12, 0x31, 0x23, 0x59, 0x59);
+}
+
 /* --- RAM --- */
 
 Test(mc146818, ram_stores)
