@@ -161,8 +161,8 @@ class WrongKernels(harness.Case):
 
     def test_too_large_for_the_machine(self):
         self.refused("", "-k", harness.cached("cloud", "vmlinuz"), "-m", "8M")
-        self.refused("", "-k", harness.guest("real_hello"), "--boot", "flat", "--load", "0x8000000", "--entry", "0x7c00", "-m",
-                     "64M")
+        self.refused("not in the image", "-k", harness.guest("real_hello"), "--boot", "flat", "--load", "0x8000000",
+                     "--entry", "0x7c00", "-m", "64M", status=2)
         self.refused("", "-k", harness.cached("cloud", "vmlinuz"), "-i", self.file(b"x" * (70 << 20)), "-m", "96M")
         self.refused("command line", "-k", harness.cached("cloud", "vmlinuz"), "-p", "x" * 5000)
 

@@ -73,7 +73,7 @@ class Memory(Linux):
 
     def test_memory_is_sound(self):
         r = self.boot("mem", "--memory", "256M")
-        self.assertIn("MemTotal", r.out)
+        self.assertRegex(r.out, r"hvlab: memory .* bad 0")
 
     def test_memfd(self):
         self.assert_up(self.boot("poweroff", "--memory", "256M", "--memory-backing", "memfd"), 1)
@@ -146,9 +146,14 @@ class Console(Linux):
 
     def test_a_pasted_page_arrives_whole(self):
         lines = [f"line {i} " + "x" * 40 for i in range(60)]
-        r = self.boot("echo", stdin=("\n".join(lines) + "\nexit\n").encode())
+        t = self.terminal("run", "--kernel", harness.cached("cloud", "vmlinuz"), "--initrd",
+                          harness.cached(INITRAMFS), "--append", "console=ttyS0 quiet hv.script=echo")
+        t.expect(USER_SPACE)
+        t.type("\n".join(lines) + "\n")
         for line in lines:
-            self.assertIn("got: " + line, r.out)
+            t.expect("got: " + line)
+        t.type("exit\n")
+        self.assertEqual(t.wait(), 0)
 
     def test_serial_file_and_second_port(self):
         log, log2 = self.scratch("com1"), self.scratch("com2")
@@ -202,8 +207,8 @@ class Traces(Linux):
         names = {e["args"]["name"] for e in events if e["ph"] == "M"}
         self.assertEqual(names, {"vCPU 0", "vCPU 1"})
         exits = [e for e in events if e["ph"] == "X"]
-        self.assertGreater(len(exits), 1000)
-        for e in exits[:1000]:
+        self.assertGreater(len(exits), 300)
+        for e in exits:
             self.assertGreaterEqual(e["dur"], 0)
             self.assertRegex(e["args"]["rip"], r"^0x[0-9a-f]+$")
         self.assertTrue(any("0x3f8" in e["name"] for e in exits))
