@@ -29,11 +29,15 @@ CACHE = os.path.abspath(os.environ.get("HVLAB_CACHE", os.path.join(ROOT, "build"
 
 USER_SPACE = b"hvlab: user space is up"
 APPEND = "console=ttyS0 panic=-1 hv.script=sleep"
+NAP = 0.02  # seconds
 LIMIT = 180  # seconds until a run counts as hung: generous, it bounds and does not judge
 MIB = 1 << 20
 STATUS_OK = 33  # GUEST_OK as an exit status, see include/guest_abi.h
 
-HV_LINUX = f"{HV} run --kernel {{kernel}} --initrd {{initrd}} --append {{append}} --memory {{memory}}M --cpus {{cpus}}"
+HV_LINUX = (
+    f"{HV} run --kernel {{kernel}} --initrd {{initrd}} --append {{append}}"
+    " --memory {memory}M --cpus {cpus}"
+)
 QEMU = "qemu-system-x86_64 -M pc -accel kvm -nodefaults -no-user-config -display none -no-reboot"
 QEMU_LINUX = (
     QEMU + " -serial stdio -kernel {kernel} -initrd {initrd} -append {append} -m {memory} -smp {cpus}"
@@ -61,16 +65,19 @@ class Child:
         self.status = None
         self._seen = b""
         read_end, write_end = os.pipe()
+        self._errors = os.memfd_create("stderr")
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, write_end, 1),
+            (os.POSIX_SPAWN_DUP2, self._errors, 2),
         ]
-        self.out = read_end
+        self._out = read_end
         self.started = time.monotonic()
         try:
             self.pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions)
         except OSError as error:
             os.close(read_end)
+            os.close(self._errors)
             raise BenchError(f"{argv[0]}: {error.strerror}") from None
         finally:
             os.close(write_end)
@@ -82,18 +89,21 @@ class Child:
         if self.status is None:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
-        os.close(self.out)
+        os.close(self._errors)
+        os.close(self._out)
 
     def read_until(self, text):
-        """Reads up to `text`; returns the seconds since the start at which it was there."""
+        """Reads up to `text`; returns the seconds since the start at which it was there, give or take
+        a NAP: a reader that wakes up for each byte of a console takes the CPU from who is measured."""
         while text not in self._seen:
+            time.sleep(NAP)
             if not self._read():
-                raise BenchError(f"{self._name()} ended without {text.decode()!r}; its output: {self._tail()}")
+                raise self._error(f"ended without {text.decode()!r}")
         return time.monotonic() - self.started
 
     def read_first_byte(self):
         if not self._read():
-            raise BenchError(f"{self._name()} ended without a byte")
+            raise self._error("ended without a byte")
         return time.monotonic() - self.started
 
     def wait(self, status):
@@ -103,23 +113,22 @@ class Child:
         _, code = os.waitpid(self.pid, 0)
         self.status = os.waitstatus_to_exitcode(code)
         if self.status != status:
-            raise BenchError(f"{self._name()} ended with status {self.status}, not {status}")
+            raise self._error(f"ended with status {self.status}, not {status}")
         return time.monotonic() - self.started
 
     def _read(self):
         left = self.started + LIMIT - time.monotonic()
-        if not select.select([self.out], [], [], max(0, left))[0]:
-            raise BenchError(f"{self._name()} did not get there in {LIMIT} s; its output: {self._tail()}")
-        data = os.read(self.out, 65536)
+        if not select.select([self._out], [], [], max(0, left))[0]:
+            raise self._error(f"did not get there in {LIMIT} s")
+        data = os.read(self._out, 65536)
         self._seen += data
         return data
 
-    def _name(self):
-        return os.path.basename(self.argv[0])
-
-    def _tail(self):
-        lines = self._seen.decode(errors="replace").splitlines()
-        return " | ".join(line.strip() for line in lines[-5:]) or "none"
+    def _error(self, what):
+        os.lseek(self._errors, 0, os.SEEK_SET)
+        said = (self._seen[-2000:] + os.read(self._errors, 1 << 16)).decode(errors="replace").splitlines()
+        last = " | ".join(line.strip() for line in said[-5:])
+        return BenchError(f"{os.path.basename(self.argv[0])} {what}; it said: {last or 'nothing'}")
 
 
 def command(template, **values):

@@ -68,7 +68,7 @@ def _bar(row, y, scale):
         _text(24, middle + 16, values, 12, SOFT),
         f"<rect x='{LEFT}' y='{middle - BAR / 2:.1f}' width='{max(end - LEFT, 2):.1f}' height='{BAR}' rx='3'"
         f" fill='{COLOURS[row['met']]}'/>",
-        _text(_clear_of_line(end, scale) + 8, middle + 5, f"{row['ratio']:.2f}", 14, INK, weight=600),
+        _text(_clear_of_lines(end, row, scale) + 8, middle + 5, f"{row['ratio']:.2f}", 14, INK, weight=600),
     ]
     if row["goal_ratio"] is not None and row["goal_ratio"] <= scale.limit:
         goal = scale.x(row["goal_ratio"])
@@ -76,10 +76,13 @@ def _bar(row, y, scale):
     return parts
 
 
-def _clear_of_line(end, scale):
-    """The number behind a bar that ends just before the peer's line moves behind the line."""
-    line = scale.x(1)
-    return line if line - 48 < end < line else end
+def _clear_of_lines(end, row, scale):
+    """The number stands behind its bar, or, where a line would run through it, behind that."""
+    for ratio in sorted(filter(None, (row["goal_ratio"], 1))):
+        line = scale.x(ratio)
+        if end < line < end + 48:
+            end = line
+    return end
 
 
 def _legend(y, surroundings):
@@ -90,8 +93,8 @@ def _legend(y, surroundings):
         x += 34 + 7 * len(text)
     parts.append(f"<path d='M{x + 6} {y - 13}v18' stroke='#b7791f' stroke-width='3'/>")
     parts.append(_text(x + 18, y, "goal", 12, SOFT))
-    about = " · ".join(filter(None, (surroundings.get("cpu"), surroundings.get("qemu"))))
-    parts.append(_text(WIDTH - 24, y, about[:70], 12, SOFT, anchor="end"))
+    about = " · ".join(filter(None, (surroundings["cpu"], surroundings["qemu"])))
+    parts.append(_text(WIDTH - 24, y, about, 12, SOFT, anchor="end"))
     return parts
 
 
