@@ -21,8 +21,8 @@ drive() {
 
 mount_root() {
     mkdir /base /image
-    mount -t squashfs "$(drive 0:0:1:0)" /base || fatal "mount the base image"
-    mount -t squashfs "$(drive 1:0:0:0)" /image || fatal "mount the image of this run"
+    mount -t squashfs -o ro "$(drive 0:0:1:0)" /base || fatal "mount the base image"
+    mount -t squashfs -o ro "$(drive 1:0:0:0)" /image || fatal "mount the image of this run"
     mount -t overlay -o lowerdir=/image/tree:/base,upperdir=/scratch/upper,workdir=/scratch/work root /root ||
         fatal "mount the overlay"
     cp -a /image/run-config /run-config

@@ -14,7 +14,7 @@ import tarfile
 from images import parts
 
 # Of these packages, the programs and what they need: enough for shell scripts and the system tests.
-BASE_PACKAGES = """bash dash coreutils diffutils findutils grep gzip hostname mawk procps sed tar
+BASE_PACKAGES = """bash dash coreutils diffutils findutils grep gzip hostname kmod mawk mount procps sed tar
                    util-linux""".split()
 BASE_FILES = "/etc/passwd /etc/group /etc/nsswitch.conf /etc/hosts /bin/sh /usr/bin/awk".split()
 BASE_PATTERN = re.compile(r"/(usr/)?s?bin/[^/]+$")
