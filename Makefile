@@ -5,6 +5,7 @@
 #   make SAN=asan     build/asan/   AddressSanitizer and UBSan
 #   make SAN=tsan     build/tsan/   ThreadSanitizer
 #   make SAN=cov      build/cov/    gcov
+#   make SAN=fuzz     build/fuzz/   clang, libFuzzer with AddressSanitizer and UBSan
 #   make CC=clang     works too; WERROR=0 lets warnings pass
 
 SAN ?=
@@ -27,8 +28,12 @@ endif
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN_tsan := -fsanitize=thread
 SAN_cov := --coverage -O0
-ifneq ($(filter-out asan tsan cov,$(SAN)),)
-$(error SAN=$(SAN) is not a variant: asan, tsan, cov)
+SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+ifneq ($(filter-out asan tsan cov fuzz,$(SAN)),)
+$(error SAN=$(SAN) is not a variant: asan, tsan, cov, fuzz)
+endif
+ifeq ($(SAN),fuzz)
+CC := clang
 endif
 SANFLAGS := $(SAN_$(SAN))
 
@@ -87,7 +92,47 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(SUPPORT_O) $(B)/libhv.a
 
 $(B)/tests/%.o: ALL_CFLAGS += -Itests
 
--include $(LIB_O:.o=.d) $(CLI_O:.o=.d) $(UNIT_BIN:%=%.d) $(SUPPORT_O:.o=.d)
+# --- tests with threads: plain programs (Criterion does not start under TSan) ---
+THREAD_BIN := $(patsubst %.c,$(B)/%,$(wildcard tests/thread/test_*.c))
+
+threads: $(THREAD_BIN)
+
+$(B)/tests/thread/%: $(B)/tests/thread/%.o $(B)/tests/thread/crew.o $(B)/libhv.a
+	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+# --- fuzzing: one libFuzzer program per tests/fuzz/fuzz_<name>.c, with SAN=fuzz ---
+FUZZ_BIN := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SECONDS ?= 60
+
+fuzzers: $(FUZZ_BIN)
+
+$(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libhv.a
+	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+-include $(LIB_O:.o=.d) $(CLI_O:.o=.d) $(UNIT_BIN:%=%.d) $(SUPPORT_O:.o=.d) $(THREAD_BIN:%=%.d) $(FUZZ_BIN:%=%.d)
+
+# --- running tests; tests/run builds what it needs ---
+test: ## run every test; installs what is missing (after naming it)
+	@tests/setup/deps test
+	@tests/run
+
+test-unit: ## run the unit tests alone
+	@tests/run unit
+
+test-system: ## run hv with guests, here or in the lab machine
+	@tests/run system
+
+test-intel: ## run the tests that tell Intel from AMD, under VT-x in Bochs (takes minutes)
+	@tests/setup/deps test intel
+	@tests/run intel
+
+fuzz: ## fuzz every target for FUZZ_SECONDS=60 each
+	@tests/fuzz/run --fuzz-seconds $(FUZZ_SECONDS)
+
+check-format: ## is the code formatted as .clang-format says?
+	@tests/style/check -k format
+
+.PHONY: threads fuzzers test test-unit test-system test-intel fuzz check-format
 
 clean: ## remove what was built (build/cache keeps downloads)
 	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +; fi

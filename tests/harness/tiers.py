@@ -1,0 +1,334 @@
+"""tiers.py: what each tier of tests builds and runs. DESIGN.md of the project says what belongs where.
+
+A tier is a function that takes Options and yields Groups as they end. A tier that cannot run yields a
+failure: a missing tool or a broken build must never look like success.
+"""
+
+import glob
+import json
+import os
+import re
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import criterion
+import process
+from process import ROOT
+from results import FAILED, PASSED, SKIPPED, Group, Result, count
+
+BUILD = os.path.join(ROOT, "build")
+SCRATCH = os.path.join(BUILD, "test")
+PROGRAM_LIMIT = 120  # seconds for one unit or thread test program; sanitizers get twice as long
+LABVM_LIMIT = 900
+SYSTEM_LIMIT = 1200
+INTEL_LIMIT = 1800
+
+
+class Options:
+    """text: only tests whose name has it. fuzz_seconds: for each target. note: tells a person something."""
+
+    def __init__(self, text="", fuzz_seconds=5.0, note=print):
+        self.text = text
+        self.fuzz_seconds = fuzz_seconds
+        self.note = note
+
+
+def failure(name, detail, seconds=0.0, rerun=""):
+    return Group(name, [Result(name, FAILED, seconds, detail, rerun)], seconds)
+
+
+def scratch(*names):
+    os.makedirs(SCRATCH, exist_ok=True)
+    return os.path.join(SCRATCH, *names)
+
+
+def built(targets, variant=""):
+    """Builds; returns None, or the failure to yield."""
+    if not targets:
+        return None
+    outcome = process.make(targets, variant)
+    if outcome.ok:
+        return None
+    san = f" SAN={variant}" if variant else ""
+    return failure("build", outcome.explain(40), outcome.seconds, f"make{san} {' '.join(targets)}")
+
+
+def programs(base, pattern, variant, text):
+    """[(name, program)] of the C sources tests/BASE/PATTERN whose name (no directory, no suffix) has
+    TEXT; the program as the makefile calls it."""
+    start = os.path.join(ROOT, "tests", base) + os.sep
+    names = [path[len(start) :].removesuffix(".c") for path in sorted(glob.glob(start + pattern))]
+    return [(name, f"build/{variant or 'release'}/tests/{base}/{name}") for name in names if text in name]
+
+
+# --- programs of ours: unittest files ----------------------------------------------------------------
+
+
+def unittest_file(path, limit, text="", name=None):
+    """Runs one file of unittest cases; returns its Group."""
+    name = name or os.path.relpath(path, os.path.join(ROOT, "tests"))
+    report = scratch(name.replace("/", "_") + ".jsonl")
+    runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), "unittests.py")
+    outcome = process.run([sys.executable, runner, path, report, text], limit)
+    results = _unittest_results(report, path, outcome)
+    if not outcome.ok and not any(result.status == FAILED for result in results):
+        results.append(Result(name, FAILED, outcome.seconds, outcome.explain()))
+    return Group(name, results, outcome.seconds)
+
+
+def _unittest_results(report, path, outcome):
+    records, began = {}, {}
+    if os.path.exists(report):
+        with open(report, encoding="utf-8") as file:
+            for line in file:
+                record = json.loads(line)
+                (records if "status" in record else began)[record["name"]] = record
+    again = f"python3 {os.path.relpath(path, ROOT)} -v -k "
+    for name in began.keys() - records.keys():
+        records[name] = {"name": name, "status": FAILED, "detail": "did not end: " + outcome.explain()}
+    return [
+        Result(name, record["status"], record.get("seconds", 0.0), record["detail"], again + name.rpartition(".")[2])
+        for name, record in records.items()
+    ]
+
+
+def harness(options):
+    """The machinery below `tests/run` itself."""
+    yield unittest_file(os.path.join(ROOT, "tests/harness/test_harness.py"), 120, options.text)
+
+
+# --- style -------------------------------------------------------------------------------------------
+
+
+def style(options):
+    """tests/style/check: each rule is a test. And the test that it finds what it should."""
+    program = os.path.join(ROOT, "tests/style/check")
+    report = scratch("style.json")
+    if os.path.exists(report):
+        os.unlink(report)
+    outcome = process.run([program, "--json", report, "-k", options.text], 300)
+    again = os.path.relpath(program, ROOT)
+    results = [
+        Result(entry["name"], entry["status"], entry["seconds"], entry["detail"], f"{again} -k {entry['name']}")
+        for entry in _load(report)
+    ]
+    if not results and not (options.text and outcome.ok):
+        results.append(Result("check", FAILED, outcome.seconds, outcome.explain(), again))
+    if results:
+        yield Group("rules", results, outcome.seconds)
+    yield unittest_file(os.path.join(ROOT, "tests/style/test_check.py"), 120, options.text)
+
+
+def _load(path):
+    """The records of a JSON report, none if it was not written."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return []
+
+
+# --- Criterion ---------------------------------------------------------------------------------------
+
+
+def unit(options):
+    """Criterion programs, as users' compilers build them."""
+    yield from _unit(options, "", {}, [], PROGRAM_LIMIT)
+
+
+def asan(options):
+    """The same under AddressSanitizer and UBSan. What they write is a failure of its own: a leak that
+    is found as a test's process ends does not fail the test (nor would Criterion notice)."""
+    directory = scratch("asan")
+    shutil.rmtree(directory, ignore_errors=True)
+    os.makedirs(directory)
+    for group in _unit(options, "asan", _sanitizer_environment(directory), process.steady(), 2 * PROGRAM_LIMIT):
+        group.results += _sanitizer_results(directory, group.name)
+        yield group
+
+
+def _sanitizer_environment(directory):
+    where = f"log_path={os.path.join(directory, 'log')}"
+    asan_options = f"detect_leaks=1:allocator_may_return_null=1:{where}"
+    return {"ASAN_OPTIONS": asan_options, "UBSAN_OPTIONS": f"print_stacktrace=1:{where}"}
+
+
+def _sanitizer_results(directory, name):
+    """One failure for each report, which is then removed. Warnings alone (an allocation that was refused,
+    as a test wanted) are none."""
+    results = []
+    for path in sorted(glob.glob(os.path.join(directory, "log.*"))):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read()
+        os.unlink(path)
+        if re.search(r"ERROR: |runtime error: ", text):
+            rerun = f"make SAN=asan build/asan/tests/unit/{name} && build/asan/tests/unit/{name}"
+            results.append(Result(f"{name} sanitizer report", FAILED, 0.0, text, rerun))
+    return results
+
+
+def _unit(options, variant, env, prefix, limit):
+    chosen = programs("unit", "*/test_*.c", variant, options.text)
+    broken = built([program for _, program in chosen], variant)
+    if broken:
+        yield broken
+        return
+    for name, program in chosen:
+        yield criterion.run(program, name, limit, env, prefix)
+
+
+# --- threads -----------------------------------------------------------------------------------------
+
+
+def thread(options):
+    """Plain programs under ThreadSanitizer: each is one test."""
+    chosen = programs("thread", "test_*.c", "tsan", options.text)
+    broken = built([program for _, program in chosen], "tsan")
+    if broken:
+        yield broken
+        return
+    env = {"TSAN_OPTIONS": "second_deadlock_stack=1"}
+    for name, program in chosen:
+        outcome = process.run([*process.steady(), program], 2 * PROGRAM_LIMIT, env)
+        good = outcome.ok and "WARNING: ThreadSanitizer" not in outcome.output
+        again = f"make SAN=tsan threads && {program}"
+        detail = "" if good else outcome.verdict() + "\n" + outcome.output
+        yield Group(name, [Result(name, PASSED if good else FAILED, outcome.seconds, detail, again)])
+
+
+# --- fuzzing -----------------------------------------------------------------------------------------
+
+
+def fuzz(options):
+    """libFuzzer targets: the seeds, what earlier runs found, and some seconds of new inputs each."""
+    chosen = programs("fuzz", "fuzz_*.c", "fuzz", options.text)
+    broken = built([program for _, program in chosen], "fuzz")
+    if broken:
+        yield broken
+        return
+    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+        for done in as_completed([pool.submit(_fuzz_one, *target, options.fuzz_seconds) for target in chosen]):
+            yield done.result()
+
+
+def _fuzz_one(name, program, seconds):
+    short = name.removeprefix("fuzz_")
+    grown = os.path.join(BUILD, "fuzz/corpus", short)
+    seeds = os.path.join(ROOT, "tests/fuzz/corpus", short)
+    os.makedirs(grown, exist_ok=True)
+    corpora = [grown] + ([seeds] if os.path.isdir(seeds) else [])
+    artifact = os.path.join(BUILD, f"fuzz/{short}-")
+    outcome = process.run(
+        [*process.steady(), program, f"-max_total_time={seconds:.0f}", "-timeout=20", "-rss_limit_mb=2048",
+         f"-artifact_prefix={artifact}", "-print_final_stats=1", *corpora],
+        seconds + 180, {"ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1"},
+    )  # fmt: skip
+    inputs = re.search(r"number_of_executed_units: (\d+)", outcome.output)
+    status = PASSED if outcome.ok else FAILED
+    found = re.search(r"Test unit written to (\S+)", outcome.output)
+    again = f"{program} {os.path.relpath(found[1], ROOT)}" if found else f"tests/run fuzz -k {name}"
+    detail = "" if outcome.ok else _crash_detail(outcome)
+    title = f"{name}: {int(inputs[1]):,} inputs" if inputs else name
+    return Group(title, [Result(name, status, outcome.seconds, detail, again)])
+
+
+def _crash_detail(outcome):
+    """From the first line of the sanitizer's report on."""
+    found = re.search(r"^.*(ERROR: |runtime error: ).*$", outcome.output, re.M)
+    return outcome.verdict() + "\n" + (outcome.output[found.start() :] if found else outcome.output[-3000:])
+
+
+# --- the lab machine and what runs in it -------------------------------------------------------------
+
+
+def labvm(options):
+    """tests/labvm: the machine that stands in for a KVM that this host lacks."""
+    yield unittest_file(os.path.join(ROOT, "tests/labvm/test_labvm.py"), LABVM_LIMIT, options.text)
+
+
+GUEST_PARTS = (["guest/linux/fetch", "cloud", "full", "memtest86+", "grub-invaders", "xen"],
+               ["guest/linux/initramfs", "cloud", "full"])  # fmt: skip
+
+
+def prepared():
+    """hv, its guests, and what the distribution's archive has to boot; None or the failure to yield."""
+    broken = built(["all"])
+    for command in [] if broken else GUEST_PARTS:
+        outcome = process.run(command, 600)
+        if not outcome.ok:
+            return failure("guests", outcome.explain(), outcome.seconds, " ".join(command))
+    return broken
+
+
+def system(options):
+    """tests/system: hv with real guests. Where this host's own KVM does not deliver interrupts, the tests
+    that need one that does run in the lab machine."""
+    broken = prepared()
+    if broken:
+        yield broken
+        return
+    options.note("back end: this host, natively")
+    yield system_run("native", [], SYSTEM_LIMIT, options.text)
+    if process.run([os.path.join(BUILD, "release/hv"), "doctor", "-q"], 60).ok:
+        return
+    options.note("this host's KVM will not do for the rest; back end: the lab machine, AMD-V (QEMU)")
+    machine = ["tests/labvm/labvm", "run", "--timeout", str(SYSTEM_LIMIT), "--"]
+    yield system_run("labvm-amd", machine, SYSTEM_LIMIT + 120, options.text, ["--needs", "full", "--only-needs", "full"])
+
+
+def intel(options):
+    """The system tests that are tagged so, under VT-x: emulated by Bochs, which takes minutes."""
+    broken = prepared()
+    if broken:
+        yield broken
+        return
+    options.note("back end: the lab machine, VT-x (Bochs)")
+    machine = ["tests/labvm/labvm", "run", "--cpu", "intel", "--timeout", str(INTEL_LIMIT)]
+    for path in ("build/release/hv", "build/guest", "build/cache/cloud/vmlinuz", "build/cache/initramfs-cloud.cpio"):
+        machine += ["--with", path]
+    flags = ["--needs", "full", "--tag", "intel"]
+    yield system_run("labvm-intel", [*machine, "--"], INTEL_LIMIT + 120, options.text, flags)
+
+
+def system_run(name, machine, limit, text="", flags=()):
+    """Runs tests/system/run, through MACHINE if there is one; returns its Group."""
+    out = scratch(f"system-{name}")
+    os.makedirs(out, exist_ok=True)
+    report = os.path.join(out, "report.json")
+    if os.path.exists(report):
+        os.unlink(report)
+    command = [*machine, "tests/system/run", *flags, "--json", report, *(["-k", text] if text else [])]
+    outcome = process.run(command, limit, {"LABVM_OUT": out})
+    records = _load(report) or _printed_records(outcome.output)
+    again = " ".join([*machine, "tests/system/run", *flags, "-k"])
+    results = [
+        Result(record["name"], record["status"], record["seconds"], record["detail"], f"{again} {record['name']}")
+        for record in records
+    ]
+    failed = count(results)[FAILED]
+    # 1 is "a test failed", which then is in the report. Anything else that is not 0 is trouble of its own.
+    if not results or not (outcome.ok or (outcome.status == 1 and failed)):
+        results.append(Result(name, FAILED, outcome.seconds, outcome.explain(40), " ".join(command)))
+    return Group(name, results, outcome.seconds)
+
+
+def _printed_records(output):
+    """What ended before the report could be written: a line was printed for each."""
+    lines = re.findall(rf"^({PASSED}|{FAILED}|{SKIPPED})\s+([\d.]+) s\s+(\S+)$", output, re.M)
+    return [{"name": name, "status": status, "seconds": float(seconds), "detail": "see the output"}
+            for status, seconds, name in lines]  # fmt: skip
+
+
+ALL = {
+    "harness": (harness, "the test machinery itself"),
+    "style": (style, "layers, headers, format, wording"),
+    "unit": (unit, "Criterion programs"),
+    "asan": (asan, "Criterion programs under AddressSanitizer and UBSan"),
+    "thread": (thread, "programs with threads under ThreadSanitizer"),
+    "fuzz": (fuzz, "libFuzzer targets"),
+    "labvm": (labvm, "the lab machine"),
+    "system": (system, "hv with guests"),
+    "intel": (intel, "hv with guests under VT-x"),
+}
+DEFAULT = [name for name in ALL if name != "intel"]  # which has a make target of its own
