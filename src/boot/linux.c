@@ -17,7 +17,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <string.h>
 
 #include "boot/boot_priv.h"
 
@@ -70,14 +69,14 @@ static int add_initrd(struct boot_job *job, struct boot_params *p)
     return 0;
 }
 
-/* Fills *params, which must live until the plan is written, and plans it and what it refers to. */
+/* Fills *params, which is all 0 and must live until the plan is written, and plans it and what it
+ * refers to. */
 static int plan_zero_page(struct boot_job *job, const struct setup_header *h,
                           struct boot_params *params)
 {
     struct bytes page = {(const uint8_t *)params, sizeof(*params)};
     int rc;
 
-    memset(params, 0, sizeof(*params));
     params->hdr = *h;
     params->hdr.type_of_loader = LOADER_UNDEFINED;
     params->acpi_rsdp_addr = job->req->layout.rsdp;
@@ -94,14 +93,15 @@ static int plan_zero_page(struct boot_job *job, const struct setup_header *h,
 /* --- the bzImage itself --- */
 
 /* Where the kernel goes: where it was linked for if it is relocatable, so that it need not move;
- * else 1 MiB. boot.rst, pref_address. */
+ * else 1 MiB. boot.rst, pref_address and kernel_alignment. */
 static int choose_load(const struct setup_header *h, uint64_t *load)
 {
-    if (!h->relocatable_kernel || h->pref_address < LOAD_DEFAULT) {
-        *load = LOAD_DEFAULT;
-        return 0;
-    }
-    return align_up(h->pref_address, h->kernel_alignment, load);
+    uint64_t lowest = h->pref_address > LOAD_DEFAULT ? h->pref_address : LOAD_DEFAULT;
+
+    if (h->relocatable_kernel)
+        return align_up(lowest, h->kernel_alignment, load);
+    *load = LOAD_DEFAULT;
+    return 0;
 }
 
 /* boot.rst, init_size: the memory from where the kernel will run that it needs before it reads the
@@ -140,7 +140,7 @@ static int enter_32(struct boot_job *job, const struct linux_image *image, uint6
 
 static int load_bzimage(struct boot_job *job, const struct linux_image *image)
 {
-    struct boot_params params;
+    struct boot_params params = {0};
     uint64_t load;
     int rc;
 
@@ -182,7 +182,7 @@ int linux_load(struct boot_job *job)
 static int load_vmlinux(struct boot_job *job, const struct setup_header *h, struct bytes file)
 {
     struct page_builder tables;
-    struct boot_params params;
+    struct boot_params params = {0};
     struct elf_image elf;
     int rc = elf_open(file, &elf, job->err);
 

@@ -11,7 +11,9 @@
  * string are exactly what the user gave, without a file name in front (§3.3).
  *
  * Left out: setting a video mode (the request is logged and ignored: there is no display), symbol
- * tables, drives, APM and VBE. Multiboot 2 is another protocol.
+ * tables, drives, APM and VBE. Multiboot 2 is another protocol. There is no BIOS either: a kernel
+ * that goes back to real mode to call one hangs. Xen does, unless its command line says
+ * no-real-mode.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -111,12 +113,11 @@ static int check_requirements(const struct boot_job *job, const struct multiboot
 
 /* --- where the bytes go --- */
 
-/* §3.1.3: the header's addresses place one run of the file, and zeroed memory after it. */
-static int plan_by_addresses(struct boot_job *job, const struct multiboot_header *h,
-                             uint64_t *entry)
+/* §3.1.3: the header's addresses name one run of the file, around the header itself … */
+static int find_run(const struct boot_job *job, const struct multiboot_header *h, struct bytes *out)
 {
     uint32_t before = h->header_addr - h->load_addr; /* bytes loaded in front of the header */
-    size_t start, size, room;
+    size_t start, size;
 
     if (h->load_addr > h->header_addr || before > h->offset)
         return error_set(job->err, -ENOEXEC,
@@ -130,8 +131,22 @@ static int plan_by_addresses(struct boot_job *job, const struct multiboot_header
         return error_set(job->err, -ENOEXEC,
                          "the multiboot header's load end 0x%x lies beyond the end of the file",
                          h->load_end_addr);
-    room = h->bss_end_addr == 0 ? size : h->bss_end_addr - h->load_addr;
-    if ((h->bss_end_addr != 0 && h->bss_end_addr < h->load_addr) || room < size)
+    *out = (struct bytes){job->image.data + start, size};
+    return 0;
+}
+
+/* … and zeroed memory after it. */
+static int plan_by_addresses(struct boot_job *job, const struct multiboot_header *h,
+                             uint64_t *entry)
+{
+    struct bytes run;
+    size_t room;
+    int rc = find_run(job, h, &run);
+
+    if (rc < 0)
+        return rc;
+    room = h->bss_end_addr == 0 ? run.size : h->bss_end_addr - h->load_addr;
+    if ((h->bss_end_addr != 0 && h->bss_end_addr < h->load_addr) || room < run.size)
         return error_set(job->err, -ENOEXEC,
                          "the multiboot header's bss end 0x%x lies before the end of the data",
                          h->bss_end_addr);
@@ -139,8 +154,7 @@ static int plan_by_addresses(struct boot_job *job, const struct multiboot_header
         return error_set(job->err, -ENOEXEC, "the entry point 0x%x lies outside the kernel",
                          h->entry_addr);
     *entry = h->entry_addr;
-    return plan_add(&job->plan, "the kernel", h->load_addr,
-                    (struct bytes){job->image.data + start, size}, room, job->err);
+    return plan_add(&job->plan, "the kernel", h->load_addr, run, room, job->err);
 }
 
 /* Physical, or virtual in a kernel that is linked high and turns paging on by itself. */

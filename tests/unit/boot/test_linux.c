@@ -106,6 +106,15 @@ Test(linux_boot, relocatable_kernel_goes_to_its_preferred_address)
     boot_case_expect_fill(&c, 0x100000, 0x2000, CASE_POISON);
 }
 
+Test(linux_boot, relocatable_kernel_without_a_preference_is_aligned_too)
+{
+    h->relocatable_kernel = 1;
+    h->pref_address = 0;
+    h->kernel_alignment = 0x200000;
+    load();
+    cr_assert_eq(c.entry.rip, 0x200000);
+}
+
 Test(linux_boot, entry_outside_the_kernel)
 {
     h->code32_start = 0x100000 + BZIMAGE_KERNEL;
