@@ -23,10 +23,6 @@
 
 #define UNDEFINED_OPCODE 6 /* the vector of #UD */
 
-/* probe_guest.S */
-extern const uint8_t probe_guest[], probe_on_interrupt[], probe_on_software[], probe_on_exception[],
-    probe_guest_end[];
-
 /* A 64-bit interrupt gate, SDM 3A §6.14.1. */
 struct gate {
     uint16_t offset_low;

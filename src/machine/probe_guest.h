@@ -1,5 +1,5 @@
 /*
- * What probe.c and its guest, probe_guest.S, agree on. Macros only: the assembler reads it too.
+ * What probe.c and its guest, probe_guest.S, agree on. The assembler reads it too.
  */
 #ifndef HV_PROBE_GUEST_H
 #define HV_PROBE_GUEST_H
@@ -16,5 +16,13 @@
 #define STEP_ATOMIC 5
 #define STEP_LAST STEP_ATOMIC
 #define STEP_MISSED 0xff /* it waited for its interrupt in vain */
+
+#ifndef __ASSEMBLER__
+#include <stdint.h>
+
+/* The guest's code, and where in it the handlers begin. */
+extern const uint8_t probe_guest[], probe_on_interrupt[], probe_on_software[], probe_on_exception[],
+    probe_guest_end[];
+#endif
 
 #endif
