@@ -119,7 +119,7 @@ static uint8_t read_byte(const struct acpi_pm *pm, uint64_t offset, uint32_t tim
         return byte_of(pm->cnt | PM1_SCI_EN, offset - ACPI_PM_CNT_OFFSET);
     case ACPI_PM_TMR_OFFSET ... ACPI_PM_TMR_OFFSET + ACPI_PM_TMR_SIZE - 1:
         return byte_of(timer, offset - ACPI_PM_TMR_OFFSET);
-    default: /* the reset register is write-only */
+    default:
         return 0;
     }
 }
@@ -130,6 +130,9 @@ static uint64_t acpi_pm_read(struct device *dev, uint64_t offset, unsigned size)
     uint32_t timer = timer_value(pm);
     uint64_t value = 0;
 
+    if (offset >=
+        ACPI_PM_RESET_OFFSET) /* the register is write-only; its neighbours are no one's */
+        return offset == ACPI_PM_RESET_REG && size == 1 ? 0 : UINT64_MAX;
     for (unsigned i = 0; i < size; i++)
         value |= (uint64_t)read_byte(pm, offset + i, timer) << (8 * i);
     return value;
@@ -159,9 +162,6 @@ static void write_byte(struct acpi_pm *pm, uint64_t offset, uint8_t byte)
         store_byte(&pm->cnt, offset - ACPI_PM_CNT_OFFSET, byte, PM1_CNT_STORED);
         sleep_if_asked(pm, (uint16_t)((unsigned)byte << (8 * (offset - ACPI_PM_CNT_OFFSET))));
         break;
-    case ACPI_PM_RESET_OFFSET:
-        write_reset(pm, byte);
-        break;
     default: /* the timer is read-only */
         break;
     }
@@ -172,6 +172,11 @@ static void acpi_pm_write(struct device *dev, uint64_t offset, unsigned size, ui
 {
     struct acpi_pm *pm = container_of(dev, struct acpi_pm, dev);
 
+    if (offset >= ACPI_PM_RESET_OFFSET) {
+        if (offset == ACPI_PM_RESET_REG && size == 1)
+            write_reset(pm, (uint8_t)value);
+        return;
+    }
     for (unsigned i = 0; i < size; i++)
         write_byte(pm, offset + i, (uint8_t)(value >> (8 * i)));
 }

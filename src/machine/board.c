@@ -175,7 +175,7 @@ static int wire_power(struct machine *m)
         {ACPI_PM1_EVT_PORT, ACPI_PM_EVT_SIZE, ACPI_PM_EVT_OFFSET},
         {ACPI_PM1_CNT_PORT, ACPI_PM_CNT_SIZE, ACPI_PM_CNT_OFFSET},
         {ACPI_PM_TMR_PORT, ACPI_PM_TMR_SIZE, ACPI_PM_TMR_OFFSET},
-        {ACPI_RESET_PORT, ACPI_PM_RESET_SIZE, ACPI_PM_RESET_OFFSET},
+        {ACPI_RESET_PORT - 1, ACPI_PM_RESET_SIZE, ACPI_PM_RESET_OFFSET},
     };
     int rc = own(m, acpi_pm_create("acpi-pm", &cfg, &m->power), m->power);
 

@@ -3,9 +3,13 @@
  * reset register.
  *
  * Register space: 0x00 PM1 status (16 bits), 0x02 PM1 enable, 0x04 PM1 control, 0x08 PM timer (32
- * bits, 3.579545 MHz, 24 of them counting), 0x10 reset register (8 bits). SLP_EN with the S5 type
- * powers the machine off; a write to the reset register that has all bits of `reset_value` set
- * resets it.
+ * bits, 3.579545 MHz, 24 of them counting), 0x10 to 0x13 the dword with the reset register in its
+ * second byte. SLP_EN with the S5 type powers the machine off; a write to the reset register that
+ * has all bits of `reset_value` set resets it.
+ *
+ * On a PC the reset register is port 0xcf9, in the middle of PCI's configuration address at 0xcf8.
+ * The two are told apart by width: a single byte at 0xcf9 is for the reset register, every other
+ * access of the dword is not, and nobody answers it here.
  */
 #ifndef HV_DEVICES_ACPI_PM_H
 #define HV_DEVICES_ACPI_PM_H
@@ -20,7 +24,8 @@
 #define ACPI_PM_TMR_OFFSET 0x08
 #define ACPI_PM_TMR_SIZE 4
 #define ACPI_PM_RESET_OFFSET 0x10
-#define ACPI_PM_RESET_SIZE 1
+#define ACPI_PM_RESET_SIZE 4
+#define ACPI_PM_RESET_REG (ACPI_PM_RESET_OFFSET + 1)
 
 enum acpi_power { ACPI_POWER_OFF, ACPI_POWER_RESET };
 

@@ -9,7 +9,7 @@
 #define EN (STS + 2)
 #define CNT (PORT + ACPI_PM_CNT_OFFSET)
 #define TMR (PORT + ACPI_PM_TMR_OFFSET)
-#define RESET (PORT + ACPI_PM_RESET_OFFSET)
+#define RESET (PORT + ACPI_PM_RESET_REG)
 
 #define S5 5
 #define RESET_VALUE 0x06
@@ -58,7 +58,7 @@ static void setup(void)
     offs = resets = 0;
     rig_init(&rig);
     dev = create(&rig.line);
-    rig_add(&rig, dev, PORT, 0x11);
+    rig_add(&rig, dev, PORT, ACPI_PM_RESET_OFFSET + ACPI_PM_RESET_SIZE);
 }
 
 static void teardown(void)
@@ -114,6 +114,17 @@ Test(acpi_pm, reset_register_wants_its_bits)
     rig_out8(&rig, RESET, 0x0e);
     cr_assert_eq(resets, 2, "Linux, reboot=pci");
     cr_assert_eq(offs, 0);
+}
+
+/* memtest86+ looks at PCI function 0:0.6 and must not be reset by it. */
+Test(acpi_pm, configuration_address_with_reset_bits_does_not_reset)
+{
+    rig_out32(&rig, RESET - 1, 0x80000600);
+    rig_out16(&rig, RESET - 1, 0x0600);
+    rig_out16(&rig, RESET, 0x0006);
+    rig_out8(&rig, RESET + 1, RESET_VALUE);
+    cr_assert_eq(resets, 0);
+    cr_assert_eq(rig_in32(&rig, RESET - 1), 0xffffffff, "no PCI answers");
 }
 
 Test(acpi_pm, power_button_raises_an_enabled_sci)
