@@ -71,8 +71,9 @@ class Request:
             if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 lines.append(f"export {name}={shlex.quote(value)}")
         if self.terminal:
-            size = os.get_terminal_size(sys.stdin.fileno())
-            lines.append(f"/run/labvm/busybox stty rows {size.lines} cols {size.columns}")
+            size = os.get_terminal_size(0)
+            if size.lines and size.columns:
+                lines.append(f"/run/labvm/busybox stty rows {size.lines} cols {size.columns}")
         lines.append(f"cd {shlex.quote(self.cwd)} || exit 1")
         lines.append("exec /usr/bin/env -- " + " ".join(map(shlex.quote, self.argv)))
         return "\n".join(lines) + "\n"
