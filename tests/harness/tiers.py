@@ -102,7 +102,7 @@ def harness(options):
 
 
 def style(options):
-    """tests/style/check: each rule is a test. And the test that it finds what it should."""
+    """tests/style/check: each rule is a test. And the tests beside it: does it find what it should?"""
     program = os.path.join(ROOT, "tests/style/check")
     report = scratch("style.json")
     if os.path.exists(report):
@@ -117,7 +117,11 @@ def style(options):
         results.append(Result("check", FAILED, outcome.seconds, outcome.explain(), again))
     if results:
         yield Group("rules", results, outcome.seconds)
-    yield unittest_file(os.path.join(ROOT, "tests/style/test_check.py"), 120, options.text)
+    for result in results:
+        if result.status == PASSED and result.detail:
+            options.note(f"{result.name}: {result.detail}")
+    for path in sorted(glob.glob(os.path.join(ROOT, "tests/style/test_*.py"))):
+        yield unittest_file(path, 300, options.text)
 
 
 def _load(path):
