@@ -122,7 +122,7 @@ class Criterion(unittest.TestCase):
         self.assertEqual(verdicts["good/passes"], PASSED)
         failed = {result.name: result for result in group.results}
         self.assertIn('he said "no"', failed["bad/asserts"].detail)
-        self.assertIn("t.c:9", failed["bad/asserts"].detail)
+        self.assertIn("t.c:8", failed["bad/asserts"].detail)
         self.assertIn("crashed", failed["bad/crashes"].detail)
         self.assertIn("--filter bad/asserts", failed["bad/asserts"].rerun)
 

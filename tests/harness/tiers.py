@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import criterion
@@ -18,7 +19,6 @@ from process import ROOT
 from results import FAILED, PASSED, SKIPPED, Group, Result, count
 
 BUILD = os.path.join(ROOT, "build")
-SCRATCH = os.path.join(BUILD, "test")
 PROGRAM_LIMIT = 120  # seconds for one unit or thread test program; sanitizers get twice as long
 LABVM_LIMIT = 900
 SYSTEM_LIMIT = 1200
@@ -38,9 +38,17 @@ def failure(name, detail, seconds=0.0, rerun=""):
     return Group(name, [Result(name, FAILED, seconds, detail, rerun)], seconds)
 
 
+_scratch = None
+
+
 def scratch(*names):
-    os.makedirs(SCRATCH, exist_ok=True)
-    return os.path.join(SCRATCH, *names)
+    """A path in a directory of this process's own, which goes away with it: two runs at once get along."""
+    global _scratch
+    if _scratch is None:
+        parent = os.path.join(BUILD, "test")
+        os.makedirs(parent, exist_ok=True)
+        _scratch = tempfile.TemporaryDirectory(dir=parent)
+    return os.path.join(_scratch.name, *names)
 
 
 def built(targets, variant=""):
