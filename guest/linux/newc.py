@@ -48,12 +48,12 @@ class Archive:
             self.file(name, source.read(), os.stat(path).st_mode & 0o777)
 
     def write(self, out):
-        """Writes the archive to the binary stream OUT, padded so that another may follow."""
+        """Writes the archive to the new, seekable stream OUT, padded so that another may follow."""
         for inode, name in enumerate(sorted(self._entries), start=1):
             mode, data, device = self._entries[name]
             out.write(_entry(inode, name, mode, data, device))
-        trailer = _entry(0, "TRAILER!!!", 0, b"", (0, 0))
-        out.write(trailer + bytes(-out.tell() % 512 if out.seekable() else 0))
+        out.write(_entry(0, "TRAILER!!!", 0, b"", (0, 0)))
+        out.write(bytes(-out.tell() % 512))
 
 
 def _pad4(data):

@@ -95,7 +95,8 @@ class Ends(unittest.TestCase):
         self.assertFalse(os.path.exists(f"/proc/{machine[0]}"), "QEMU survived")
 
     def test_usage_errors_are_2(self):
-        for arguments in (["run"], ["run", "--", ""][:2], ["walk"], ["prepare", "--", "true"]):
+        bochs_shell = ["shell", "--cpu", "intel"]
+        for arguments in (["run"], ["run", "--"], ["walk"], ["prepare", "--", "true"], bochs_shell):
             done = subprocess.run([LABVM, *arguments], stderr=subprocess.PIPE, check=False)
             self.assertEqual(done.returncode, 2, arguments)
 
@@ -130,6 +131,35 @@ class Sharing(unittest.TestCase):
             )  # fmt: skip
             self.assertEqual((done.returncode, done.stdout), (0, b"0\n"), done.stderr.decode())
             self.assertEqual(os.stat(os.path.join(out, "x")).st_uid, nobody.pw_uid)
+
+
+@unittest.skipIf("LABVM_TEST_INTEL" not in os.environ, "slow; LABVM_TEST_INTEL=1 runs it")
+class Intel(unittest.TestCase):
+    def test_carries_streams_status_results_and_what_it_was_given(self):
+        """One boot. The input holds every byte, so a serial line that treats one specially shows."""
+        blob = bytes(range(256)) * 16
+        with tempfile.TemporaryDirectory() as out, tempfile.NamedTemporaryFile(dir=ROOT) as given:
+            given.write(b"given")
+            given.flush()
+            script = (
+                f'cat; printf "%s|%s|" "$PWD" "$LABVM" >&2; cat {given.name} >&2; '
+                'test -w /dev/kvm && python3 -c "import json" && test -e Makefile || exit 1; '
+                'mkdir "$LABVM_OUT/d" && echo r >"$LABVM_OUT/d/r" && exit 7'
+            )
+            done = labvm(
+                "sh", "-c", script, options=("--cpu", "intel", "--with", given.name),
+                input=blob, cwd=ROOT, env=dict(os.environ, LABVM_OUT=out),
+            )  # fmt: skip
+            self.assertEqual(done.stderr.decode(), f"{ROOT}|intel|given")
+            self.assertEqual(done.returncode, 7)
+            self.assertTrue(done.stdout == blob, "stdout is not what stdin was")
+            with open(os.path.join(out, "d", "r"), "rb") as result:
+                self.assertEqual(result.read(), b"r\n")
+
+    def test_panic_is_reported(self):
+        done = labvm("sh", "-c", "echo c >/proc/sysrq-trigger; sleep 100", options=("--cpu", "intel"))
+        self.assertEqual(done.returncode, 125)
+        self.assertIn(b"sysrq triggered crash", done.stderr)
 
 
 if __name__ == "__main__":
