@@ -304,15 +304,19 @@ int vcpu_set_cpuid(const struct vcpu *vcpu, const struct kvm_cpuid2 *cpuid, stru
     return named_ioctl(vcpu->fd, KVM_SET_CPUID2, (void *)(uintptr_t)cpuid, "KVM_SET_CPUID2", err);
 }
 
+/* struct kvm_msrs ends in an array without a length; this gives it room for one entry. */
+union one_msr {
+    struct kvm_msrs msrs;
+    uint8_t room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+};
+
 int vcpu_set_msrs(const struct vcpu *vcpu, const struct kvm_msr_entry *msrs, unsigned count,
                   struct error *err)
 {
     /* One MSR per call: KVM stops at the first it refuses, and then its number is known. */
     for (unsigned i = 0; i < count; i++) {
-        struct {
-            struct kvm_msrs head;
-            struct kvm_msr_entry entry;
-        } one = {.head.nmsrs = 1, .entry = msrs[i]};
+        union one_msr one = {.msrs.nmsrs = 1};
+        one.msrs.entries[0] = msrs[i];
         int rc = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &one);
         if (rc != 1)
             return error_set(err, rc < 0 ? rc : -EINVAL, "KVM_SET_MSRS refused 0x%llx for MSR 0x%x",
