@@ -103,20 +103,12 @@ static const char *flavour_text(const struct probe *probe)
 
 static void report_device(const char *path, const struct probe *probe)
 {
-    struct stat st;
-
-    if (probe->result == PROBE_NO_DEVICE) {
+    if (probe->result == PROBE_NO_DEVICE)
         line("FAIL", path, "is not there");
-        return;
-    }
-    if (probe->result == PROBE_NO_PERMISSION) {
-        const struct group *group = stat(path, &st) == 0 ? getgrgid(st.st_gid) : NULL;
+    else if (probe->result == PROBE_NO_PERMISSION)
         line("FAIL", path, "is there, but you may not open it");
-        if (group != NULL)
-            printf("         it belongs to group \"%s\"\n", group->gr_name);
-        return;
-    }
-    line("ok", path, "opens");
+    else
+        line("ok", path, "opens");
 }
 
 static void report_guest(const struct probe *probe)
@@ -127,7 +119,21 @@ static void report_guest(const struct probe *probe)
         line("FAIL", "a test guest does not run", probe->why.text);
 }
 
-static void advise(const struct probe *probe)
+/* Who may open the device is for its group to say, unless that is root's: then it has none. */
+static void advise_on_permission(const char *path)
+{
+    struct stat st;
+    const struct group *group = stat(path, &st) == 0 ? getgrgid(st.st_gid) : NULL;
+
+    printf("\nWhat to do:\n");
+    if (group != NULL && group->gr_gid != 0)
+        printf("  - join its group: sudo usermod -aG %s $USER; then log in again\n",
+               group->gr_name);
+    else
+        printf("  - get access until the next start: sudo setfacl -m u:$USER:rw %s\n", path);
+}
+
+static void advise(const char *path, const struct probe *probe)
 {
     switch (probe->result) {
     case PROBE_OK:
@@ -143,8 +149,7 @@ static void advise(const struct probe *probe)
                    "virtual\n    machine or container, ask its host for nested virtualization\n");
         break;
     case PROBE_NO_PERMISSION:
-        printf(
-            "\nWhat to do:\n  - join the group: sudo usermod -aG kvm $USER; then log in again\n");
+        advise_on_permission(path);
         break;
     case PROBE_NO_INTERRUPTS:
     case PROBE_NO_LONG_MODE:
@@ -183,7 +188,7 @@ static int doctor(const struct cli_command *cmd, int argc, char **argv)
     report_device(opt.kvm_path, &probe);
     check_capabilities(opt.kvm_path);
     report_guest(&probe);
-    advise(&probe);
+    advise(opt.kvm_path, &probe);
     int status = cli_finish_output();
     return status != STATUS_OK ? status : probe.result == PROBE_OK ? STATUS_OK : STATUS_KVM;
 }

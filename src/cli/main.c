@@ -1,8 +1,10 @@
 /*
  * hv: the command line. One file per subcommand; this one picks.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "hv/base/num.h"
@@ -49,8 +51,19 @@ static int help(const char *name)
     return cli_finish_output();
 }
 
+/* Whoever started us may have closed one of the standard descriptors. The next file opened would
+ * take its number, and the guest's output would go there. Read-only, so that writing still fails.
+ */
+static void fill_standard_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)!open("/dev/null", O_RDONLY); /* the lowest free number, hence fd */
+}
+
 int main(int argc, char **argv)
 {
+    fill_standard_descriptors();
     /* A closed pipe is an error to report, not a silent death. */
     (void)signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {

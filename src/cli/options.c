@@ -77,6 +77,31 @@ static int apply(const struct cli_option *o, const char *value, void *ctx)
     return rc;
 }
 
+/* True if `arg` abbreviates several long options. */
+static bool is_ambiguous(const struct parser *p, const char *arg)
+{
+    size_t len = strcspn(arg, "=");
+    int matches = 0;
+
+    for (const struct option *o = p->longs; len > 2 && o->name != NULL; o++)
+        matches += strncmp(o->name, arg + 2, len - 2) == 0;
+    return matches > 1;
+}
+
+/* Says why getopt_long() refused `arg`. It leaves the option it was at in optopt: a letter, one of
+ * our numbers (a value was given to an option that takes none), or 0 for an unknown long name. */
+static void refuse(const struct parser *p, const char *arg, const struct cli_command *cmd)
+{
+    if (optopt >= NAMED)
+        complain("--%s takes no value; see `hv help %s`", find(p, optopt)->name, cmd->name);
+    else if (optopt != 0)
+        complain("there is no option -%c; see `hv help %s`", optopt, cmd->name);
+    else if (is_ambiguous(p, arg))
+        complain("several options begin with %s; see `hv help %s`", arg, cmd->name);
+    else
+        complain("there is no option %s; see `hv help %s`", arg, cmd->name);
+}
+
 int cli_parse(const struct cli_command *cmd, int argc, char **argv, void *ctx)
 {
     struct parser p;
@@ -93,12 +118,11 @@ int cli_parse(const struct cli_command *cmd, int argc, char **argv, void *ctx)
             complain("%s needs a value; see `hv help %s`", argv[optind - 1], cmd->name);
             return -1;
         }
-        const struct cli_option *o = value == '?' ? NULL : find(&p, value);
-        if (o == NULL) {
-            complain("there is no option %s; see `hv help %s`", argv[optind - 1], cmd->name);
+        if (value == '?') {
+            refuse(&p, argv[optind - 1], cmd);
             return -1;
         }
-        if (apply(o, optarg, ctx) < 0)
+        if (apply(find(&p, value), optarg, ctx) < 0)
             return -1;
     }
     return optind;
