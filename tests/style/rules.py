@@ -129,6 +129,7 @@ def no_output_below_cli(tree):
 def no_mutable_state(tree):
     """No writable static variables below cli/, thread-local ones aside: two machines in one process work."""
     names = tree.matching(r"src/(?!cli/).*\.c")
+    _generate(tree)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
         for found in pool.map(lambda name: _writable_data(tree, name, scratch), names):
             yield from found
@@ -157,6 +158,12 @@ def no_extern_in_c(tree):
 
 
 # --- compilers and formatters ------------------------------------------------------------------------
+
+
+def _generate(tree):
+    """What sources include and the makefile makes."""
+    if "src/acpi/dsdt.asl" in tree.files:
+        subprocess.run(["make", "-s", "build/gen/dsdt.hex"], cwd=tree.root, check=False, stdout=subprocess.DEVNULL)
 
 
 def _compile(tree, compiler, name, flags):
@@ -197,6 +204,21 @@ def headers_alone_gcc(tree):
 def headers_alone_clang(tree):
     """Every header compiles without others before it, with clang."""
     return _headers_alone(tree, "clang")
+
+
+def clang(tree):
+    """Everything compiles with clang too, under the makefile's own warnings."""
+    if not shutil.which("clang"):
+        raise Skip("clang is not installed")
+    found = re.search(r"^WARN := ((?:.*\\\n)*.*)$", tree.text("Makefile") if "Makefile" in tree.files else "", re.M)
+    warnings = found[1].replace("\\\n", " ").split() if found else ["-Wall"]
+    names = tree.matching(r"(src|tests)/.*\.c")
+    flags = ["-fsyntax-only", "-Werror", *warnings]
+    _generate(tree)
+    with ThreadPoolExecutor(2) as pool:
+        for name, done in zip(names, pool.map(lambda name: _compile(tree, "clang", name, flags), names)):
+            if done.returncode:
+                yield f"{name}:1: {_first_line(done.stdout)}"
 
 
 def format(tree):  # the name is the test's
@@ -281,7 +303,7 @@ def file_length(tree):
 
 RULES = [
     layers, private_headers, own_header_first, kvm_header, guest_pointers, no_output_below_cli, no_mutable_state,
-    no_constructors, no_extern_in_c, headers_alone_gcc, headers_alone_clang, format, shell, python, no_todo,
+    no_constructors, no_extern_in_c, headers_alone_gcc, headers_alone_clang, clang, format, shell, python, no_todo,
     no_foreign_paths, lab_tags, blanks, file_length,
 ]  # fmt: skip
 NOTES = [file_length]

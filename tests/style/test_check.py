@@ -73,6 +73,7 @@ PLANTED = {
         ("include/hv/mem/bad.h", "struct unguarded {\n    int x;\n};\n", "does not compile alone"),
     ],
     "headers-alone-clang": [("src/mem/bad_priv.h", "size_t f(void);\n", "does not compile alone")],
+    "clang": [("src/mem/bad.c", "int f(void);\nint f(void)\n{\n    int unused;\n    return 0;\n}\n", "unused")],
     "format": [("src/mem/bad.c", "int  f( void );\n", "src/mem/bad.c:1")],
     "shell": [("bad", "#!/bin/sh\necho $1\n", "SC2086"), ("dir/bad.sh", "#!/bin/bash\ncd $1\n", "SC2164")],
     "python": [("bad.py", "def f(:\n", "bad.py:1"), ("bad", "#!/usr/bin/env python3\nprint 1\n", "bad:2")],
