@@ -41,10 +41,10 @@ struct session {
 
 static void write_log(void *ctx, enum log_level level, const char *text)
 {
+    const char *kind = level <= LOG_WARN ? log_level_name(level) : "";
+
     (void)ctx;
-    /* \r: the terminal may be raw, where a line feed alone does not return. */
-    (void)fprintf(stderr, "hv: %s%s%s\r\n", level <= LOG_WARN ? log_level_name(level) : "",
-                  level <= LOG_WARN ? ": " : "", text);
+    (void)fprintf(stderr, "hv: %s%s%s%s", kind, *kind != '\0' ? ": " : "", text, term_newline());
 }
 
 /* --- the user's and the system's wishes, on the loop's thread --- */

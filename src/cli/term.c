@@ -36,6 +36,11 @@ void term_raw_again(void)
     }
 }
 
+const char *term_newline(void)
+{
+    return is_raw ? "\r\n" : "\n";
+}
+
 /* Restores, then dies of the signal as without a handler, so that the shell sees the true cause. */
 static void on_fatal(int sig)
 {

@@ -21,4 +21,7 @@ void term_restore(void);
 /* Raw again after a stop (SIGCONT), if it was raw before. */
 void term_raw_again(void);
 
+/* What ends a line on it now: raw, a line feed alone does not return. */
+const char *term_newline(void);
+
 #endif
