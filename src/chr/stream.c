@@ -80,8 +80,12 @@ static void end_input(struct stream *s)
 
 static void read_ahead(struct stream *s, uint8_t byte)
 {
-    if (s->ahead_len < CHR_AHEAD_MAX) /* else a terminal's user types to a deaf guest */
-        s->ahead[s->ahead_len++] = byte;
+    if (s->ahead_first + s->ahead_len == CHR_TYPED_MAX) {
+        memmove(s->ahead, s->ahead + s->ahead_first, s->ahead_len);
+        s->ahead_first = 0;
+    }
+    if (s->ahead_len < CHR_TYPED_MAX) /* else a terminal's user types to a deaf guest */
+        s->ahead[s->ahead_first + s->ahead_len++] = byte;
 }
 
 /* One character typed: an escape, part of one, or input. */
@@ -150,9 +154,9 @@ static void deliver_input(struct stream *s)
     while (s->ahead_len > 0 && (room = front_room(s)) > 0) {
         size_t n = room < s->ahead_len ? room : s->ahead_len;
 
-        s->chr.front.input(s->chr.front.ctx, s->ahead, n);
+        s->chr.front.input(s->chr.front.ctx, s->ahead + s->ahead_first, n);
         s->ahead_len -= n;
-        memmove(s->ahead, s->ahead + n, s->ahead_len);
+        s->ahead_first = s->ahead_len > 0 ? s->ahead_first + n : 0;
     }
 }
 

@@ -27,8 +27,9 @@ struct stream {
     void *escape_ctx;      /* borrowed */
     bool escaped;          /* Ctrl-A was typed: the next character is a command */
 
-    size_t ahead_len;             /* bytes in ahead */
-    uint8_t ahead[CHR_AHEAD_MAX]; /* read but not yet given to the device */
+    size_t ahead_first;           /* of the bytes in ahead */
+    size_t ahead_len;             /* how many there are */
+    uint8_t ahead[CHR_TYPED_MAX]; /* read but not yet given to the device */
     /* The device had no room for input. Set before the loop's thread looks at the room once more,
      * taken by chr_resume() after room was made: one of the two sees the other. */
     _Atomic bool starved;

@@ -9,7 +9,9 @@
  *
  * Input is offered to the device, which says how much it has room for. A little is read ahead
  * (CHR_AHEAD_MAX bytes); the rest stays with the operating system, so a guest that does not read
- * cannot make hv grow either.
+ * cannot make hv grow either. A terminal with escapes is read on, because the next key may be one,
+ * up to CHR_TYPED_MAX bytes: room for a large paste; beyond that, keys for a deaf guest are
+ * dropped.
  *
  * Threads: chr_write(), chr_resume() and chr_error() from any thread. Everything else from the
  * thread that runs the loop. A device may call chr_write() and chr_resume() with its lock held; the
@@ -28,6 +30,7 @@
 
 #define CHR_OUTPUT_MAX (64U << 10)
 #define CHR_AHEAD_MAX 1024U
+#define CHR_TYPED_MAX (64U << 10) /* from a terminal with escapes */
 #define CHR_STALL_MS 1000
 
 struct chr;
