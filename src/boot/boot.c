@@ -14,14 +14,15 @@
 static const struct {
     const char *name;
     int (*load)(struct boot_job *job);
+    const char *default_cmdline;
 } protocols[] = {
-    [BOOT_AUTO] = {"auto", NULL},
-    [BOOT_FLAT] = {"flat", flat_load},
-    [BOOT_ELF] = {"elf", elf_load},
-    [BOOT_MULTIBOOT] = {"multiboot", multiboot_load},
-    [BOOT_PVH] = {"pvh", pvh_load},
-    [BOOT_LINUX] = {"linux", linux_load},
-    [BOOT_LINUX_UNPACKED] = {"linux-unpacked", linux_load_unpacked},
+    [BOOT_AUTO] = {"auto", NULL, ""},
+    [BOOT_FLAT] = {"flat", flat_load, ""},
+    [BOOT_ELF] = {"elf", elf_load, ""},
+    [BOOT_MULTIBOOT] = {"multiboot", multiboot_load, ""},
+    [BOOT_PVH] = {"pvh", pvh_load, BOOT_CMDLINE_DEFAULT},
+    [BOOT_LINUX] = {"linux", linux_load, BOOT_CMDLINE_DEFAULT},
+    [BOOT_LINUX_UNPACKED] = {"linux-unpacked", linux_load_unpacked, BOOT_CMDLINE_DEFAULT},
 };
 
 const char *boot_protocol_name(enum boot_protocol protocol)
@@ -48,7 +49,7 @@ int job_refuse_extras(struct boot_job *job)
 
     if (job_initrd(job).size > 0)
         return error_set(job->err, -ENOTSUP, "the %s protocol cannot pass an initrd", name);
-    if (job->req->cmdline[0] != '\0')
+    if (job->cmdline[0] != '\0')
         log_msg(job->log, LOG_WARN, "%s: the %s protocol cannot pass a command line; it is lost",
                 job->req->kernel_name, name);
     return 0;
@@ -61,7 +62,7 @@ struct bytes job_initrd(const struct boot_job *job)
 
 struct bytes job_cmdline(const struct boot_job *job)
 {
-    return (struct bytes){(const uint8_t *)job->req->cmdline, strlen(job->req->cmdline) + 1};
+    return (struct bytes){(const uint8_t *)job->cmdline, strlen(job->cmdline) + 1};
 }
 
 /* --- */
@@ -110,6 +111,9 @@ static int load_image(struct boot_job *job)
     if (boot_protocol_name(protocol) == NULL)
         return error_set(job->err, -EINVAL, "no boot protocol has the number %d", (int)protocol);
     job->entry.protocol = protocol;
+    job->cmdline = job->req->cmdline;
+    if (job->cmdline == NULL)
+        job->cmdline = protocols[protocol].default_cmdline;
     return protocols[protocol].load(job);
 }
 

@@ -80,6 +80,7 @@ struct boot_job {
     const struct mem *mem;          /* borrowed, as all pointers here */
     const struct boot_request *req; /* its kernel bytes may be compressed … */
     struct bytes image;             /* … these are not */
+    const char *cmdline;            /* never NULL */
     const struct log *log;
     struct error *err;
     struct plan plan;

@@ -12,7 +12,7 @@
 
 #include "boot/boot_priv.h"
 
-/* Real mode's CS:IP for a physical address below 1 MiB. SDM 3A §21.1.1. */
+/* Real mode's CS:IP for a physical address below 1 MiB. SDM 3A §20.1.1. */
 static void set_real_entry(struct boot_entry *entry, uint64_t address)
 {
     entry->mode = X86_REAL;

@@ -42,7 +42,7 @@ static void fill_memory_map(struct boot_params *p, const struct boot_layout *lay
 static int add_cmdline(struct boot_job *job, struct boot_params *p)
 {
     uint64_t gpa = 0;
-    int rc = linux_check_cmdline(&p->hdr, job->req->cmdline, job->err);
+    int rc = linux_check_cmdline(&p->hdr, job->cmdline, job->err);
 
     if (rc == 0)
         rc = plan_add_scratch(&job->plan, "the command line", job_cmdline(job), 16, &gpa, job->err);

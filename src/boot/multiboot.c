@@ -262,7 +262,7 @@ static int add_text(struct boot_job *job, const char *what, const char *text, ui
 
 static int add_texts(struct boot_job *job, struct handover *h)
 {
-    int rc = add_text(job, "the command line", job->req->cmdline, &h->info.cmdline);
+    int rc = add_text(job, "the command line", job->cmdline, &h->info.cmdline);
 
     if (rc == 0)
         rc = add_text(job, "the loader's name", "hv", &h->info.boot_loader_name);

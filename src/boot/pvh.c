@@ -179,7 +179,7 @@ int pvh_load(struct boot_job *job)
         return load_elf(job, job->image);
     rc = linux_open(job->image, &image, job->err);
     if (rc == 0)
-        rc = linux_check_cmdline(&image.header, job->req->cmdline, job->err);
+        rc = linux_check_cmdline(&image.header, job->cmdline, job->err);
     if (rc == 0)
         rc = linux_unpack(&image, &vmlinux, job->err);
     if (rc == 0)

@@ -169,19 +169,19 @@ static int open_back_end(struct session *s, const char *spec, unsigned port, str
         rc = open_pty(s, port, out);
     else
         rc = chr_null_create(out);
-    return rc < 0 ? error_sys(err, rc, "cannot open the back end %s", spec) : 0;
+    return rc < 0 ? error_sys(err, rc, "cannot be opened") : 0;
 }
 
 static int open_back_ends(struct session *s, struct error *err)
 {
-    int rc = 0;
-
-    for (unsigned i = 0; rc == 0 && i < MACHINE_SERIAL_PORTS; i++)
-        if (s->opt.serial[i] != NULL)
-            rc = open_back_end(s, s->opt.serial[i], i, &s->serial[i], err);
-    if (rc == 0)
-        rc = open_back_end(s, s->opt.debug, 0, &s->debug, err);
-    return rc;
+    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+        const char *spec = s->opt.serial[i];
+        int rc = spec != NULL ? open_back_end(s, spec, i, &s->serial[i], err) : 0;
+        if (rc < 0)
+            return error_prefix(err, rc, "--serial %s", spec);
+    }
+    int rc = open_back_end(s, s->opt.debug, 0, &s->debug, err);
+    return rc < 0 ? error_prefix(err, rc, "--debug-port %s", s->opt.debug) : 0;
 }
 
 /* --- a session --- */
@@ -344,13 +344,20 @@ static int status_of_end(struct session *s, const struct machine_outcome *outcom
     return STATUS_HOST;
 }
 
-/* What the guest said comes before what hv has to say about it. */
-static void flush_back_ends(struct session *s)
+/* What the guest said comes before what hv has to say about it. And if it was lost, that must not
+ * pass for success: returns the first error that output met. */
+static int flush_output(struct session *s)
 {
-    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++)
-        if (s->serial[i] != NULL)
-            chr_flush(s->serial[i]);
-    chr_flush(s->debug);
+    struct chr *const all[] = {s->serial[0], s->serial[1], s->debug};
+    int rc = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        if (all[i] == NULL)
+            continue;
+        chr_flush(all[i]);
+        rc = rc < 0 ? rc : chr_error(all[i]);
+    }
+    return rc;
 }
 
 /* One machine from start to end; *reboot: the guest wants another. Returns an exit status. */
@@ -375,7 +382,7 @@ static int run_once(struct session *s, bool *reboot)
         return STATUS_HOST;
     }
     *reboot = outcome.end == MACHINE_RESET && s->opt.reboot;
-    flush_back_ends(s);
+    int lost = flush_output(s);
     if (!*reboot)
         term_restore();
     if (outcome.end == MACHINE_TRIPLE_FAULT || outcome.end == MACHINE_CRASH)
@@ -384,7 +391,11 @@ static int run_once(struct session *s, bool *reboot)
         machine_print_stats(s->machine, stderr);
     machine_destroy(s->machine);
     s->machine = NULL;
-    return status_of_end(s, &outcome);
+    status = status_of_end(s, &outcome);
+    if (lost == 0 || s->output_gone)
+        return status;
+    complain("the guest's output could not all be written: %s", strerror(-lost));
+    return status == STATUS_OK ? STATUS_HOST : status;
 }
 
 static int run(const struct cli_command *cmd, int argc, char **argv)

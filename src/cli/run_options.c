@@ -229,7 +229,8 @@ static const struct cli_option kernel_options[] = {
     {"kernel", 'k', "FILE", "the kernel, or another program, to start", set_kernel},
     {"initrd", 'i', "FILE", "initial RAM disk; with Multiboot, the first module", set_initrd},
     {"append", 'p', "STRING",
-     "the kernel's command line\n(default: console=ttyS0 for Linux and PVH)", set_append},
+     "the kernel's command line\n(default: " BOOT_CMDLINE_DEFAULT " for Linux and PVH)",
+     set_append},
     {"boot", 0, "PROTOCOL",
      "auto, linux, pvh, multiboot, elf or flat\n(default: auto, which goes by the file)", set_boot},
     {"load", 0, "ADDRESS", "flat: where the file is loaded (default: 0x7c00)", set_load},
@@ -294,11 +295,6 @@ void run_options_init(struct run_options *opt)
     };
 }
 
-static bool takes_linux_cmdline(enum boot_protocol boot)
-{
-    return boot == BOOT_AUTO || boot == BOOT_LINUX || boot == BOOT_PVH;
-}
-
 static int count_stdio(const struct run_options *opt)
 {
     int n = strcmp(opt->debug, "stdio") == 0;
@@ -328,8 +324,6 @@ int run_options_check(struct run_options *opt, char **operands)
     }
     if (!opt->entry_given)
         opt->flat_entry = opt->flat_load;
-    if (opt->append == NULL)
-        opt->append = takes_linux_cmdline(opt->boot) ? "console=ttyS0" : "";
     opt->uses_stdin = count_stdio(opt) == 1;
     return 0;
 }

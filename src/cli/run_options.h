@@ -16,7 +16,7 @@
 struct run_options {
     const char *kernel;
     const char *initrd;
-    const char *append;
+    const char *append; /* NULL: the protocol's default */
     enum boot_protocol boot;
     uint64_t flat_load;
     uint64_t flat_entry;

@@ -8,7 +8,8 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "hv/acpi/acpi.h"
+#include "hv/acpi/fixed.h"
+#include "hv/base/num.h"
 #include "hv/devices/acpi_pm.h"
 #include "hv/devices/debug_exit.h"
 #include "hv/devices/debug_port.h"
@@ -80,12 +81,9 @@ static void on_debug_exit(void *ctx, uint32_t value)
 
 /* --- steps of the list --- */
 
-/* Takes ownership of a device that a create function just made; `rc` is what that function
- * returned. */
-static int own(struct machine *m, int rc, struct device *dev)
+/* Takes ownership of a device, also when it fails. */
+static int add(struct machine *m, struct device *dev)
 {
-    if (rc < 0)
-        return rc;
     if (m->device_count == BOARD_DEVICES_MAX) {
         dev_destroy(dev);
         return -ENOSPC;
@@ -94,24 +92,33 @@ static int own(struct machine *m, int rc, struct device *dev)
     return 0;
 }
 
-static int wire_debug(struct machine *m)
+/* Adds a device and gives it one window of ports. */
+static int add_at(struct machine *m, struct device *dev, uint64_t port, uint64_t size)
 {
-    struct device *dev = NULL;
-    int rc = 0;
+    int rc = add(m, dev);
 
-    if (m->cfg.debug != NULL) {
-        rc = own(m, debug_port_create("debug", m->cfg.debug, &dev), dev);
-        if (rc == 0)
-            rc = bus_map(&m->pio, DEBUG_PORT, 1, dev, 0);
-    }
-    if (rc == 0)
-        rc = own(m, debug_exit_create("debug-exit", on_debug_exit, m, &dev), dev);
-    if (rc == 0)
-        rc = bus_map(&m->pio, DEBUG_EXIT_PORT, DEBUG_EXIT_SIZE, dev, 0);
-    return rc;
+    return rc < 0 ? rc : bus_map(&m->pio, port, size, dev, 0);
 }
 
-static int wire_serial(struct machine *m)
+static int wire_debug_port(struct machine *m)
+{
+    struct device *dev;
+
+    if (m->cfg.debug == NULL)
+        return 0;
+    int rc = debug_port_create("debug", m->cfg.debug, &dev);
+    return rc < 0 ? rc : add_at(m, dev, DEBUG_PORT, 1);
+}
+
+static int wire_debug_exit(struct machine *m)
+{
+    struct device *dev;
+    int rc = debug_exit_create("debug-exit", on_debug_exit, m, &dev);
+
+    return rc < 0 ? rc : add_at(m, dev, DEBUG_EXIT_PORT, DEBUG_EXIT_SIZE);
+}
+
+static int wire_serial(struct machine *m, unsigned index)
 {
     static const struct {
         const char *name;
@@ -121,43 +128,41 @@ static int wire_serial(struct machine *m)
         {"serial0", UART_COM1_PORT, UART_COM1_IRQ},
         {"serial1", UART_COM2_PORT, UART_COM2_IRQ},
     };
+    struct irq_line irq = gsi_line(m, com[index].irq);
+    struct device *dev;
 
-    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
-        struct device *dev = NULL;
-        struct irq_line irq = gsi_line(m, com[i].irq);
-        if (m->cfg.serial[i] == NULL)
-            continue;
-        int rc = own(m, uart16550_create(com[i].name, &irq, m->cfg.serial[i], &dev), dev);
-        if (rc == 0)
-            rc = bus_map(&m->pio, com[i].port, UART_SIZE, dev, 0);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
+    if (m->cfg.serial[index] == NULL)
+        return 0;
+    int rc = uart16550_create(com[index].name, &irq, m->cfg.serial[index], &dev);
+    return rc < 0 ? rc : add_at(m, dev, com[index].port, UART_SIZE);
 }
 
-static int wire_legacy(struct machine *m)
+static int wire_keyboard_controller(struct machine *m)
 {
-    struct device *dev = NULL;
     struct irq_line irq = gsi_line(m, I8042_IRQ);
+    struct device *dev;
+    int rc = i8042_create("i8042", &irq, on_i8042_reset, m, &dev);
+
+    if (rc == 0)
+        rc = add_at(m, dev, I8042_DATA_PORT, 1);
+    if (rc == 0)
+        rc = bus_map(&m->pio, I8042_STATUS_PORT, 1, dev, 4);
+    return rc;
+}
+
+static int wire_clock(struct machine *m)
+{
     uint64_t low = m->cfg.memory < LAYOUT_HOLE ? m->cfg.memory : LAYOUT_HOLE;
-    const struct mc146818_config rtc = {
+    const struct mc146818_config cfg = {
         .irq = gsi_line(m, MC146818_IRQ),
         .loop = m->cfg.loop,
         .mem_below_4g = low,
         .mem_above_4g = m->cfg.memory - low,
     };
+    struct device *dev;
+    int rc = mc146818_create("rtc", &cfg, &dev);
 
-    int rc = own(m, i8042_create("i8042", &irq, on_i8042_reset, m, &dev), dev);
-    if (rc == 0)
-        rc = bus_map(&m->pio, I8042_DATA_PORT, 1, dev, 0);
-    if (rc == 0)
-        rc = bus_map(&m->pio, I8042_STATUS_PORT, 1, dev, 4);
-    if (rc == 0)
-        rc = own(m, mc146818_create("rtc", &rtc, &dev), dev);
-    if (rc == 0)
-        rc = bus_map(&m->pio, MC146818_PORT, MC146818_SIZE, dev, 0);
-    return rc;
+    return rc < 0 ? rc : add_at(m, dev, MC146818_PORT, MC146818_SIZE);
 }
 
 static int wire_power(struct machine *m)
@@ -177,21 +182,30 @@ static int wire_power(struct machine *m)
         {ACPI_PM_TMR_PORT, ACPI_PM_TMR_SIZE, ACPI_PM_TMR_OFFSET},
         {ACPI_RESET_PORT - 1, ACPI_PM_RESET_SIZE, ACPI_PM_RESET_OFFSET},
     };
-    int rc = own(m, acpi_pm_create("acpi-pm", &cfg, &m->power), m->power);
+    struct device *dev;
+    int rc = acpi_pm_create("acpi-pm", &cfg, &dev);
 
-    for (unsigned i = 0; rc == 0 && i < sizeof(blocks) / sizeof(blocks[0]); i++)
-        rc = bus_map(&m->pio, blocks[i].port, blocks[i].size, m->power, blocks[i].offset);
+    if (rc == 0)
+        rc = add(m, dev);
+    for (unsigned i = 0; rc == 0 && i < ARRAY_LEN(blocks); i++)
+        rc = bus_map(&m->pio, blocks[i].port, blocks[i].size, dev, blocks[i].offset);
+    if (rc == 0)
+        m->power = dev;
     return rc;
 }
 
 int board_wire(struct machine *m, struct error *err)
 {
-    int rc = wire_debug(m);
+    int rc = wire_debug_port(m);
 
     if (rc == 0)
-        rc = wire_serial(m);
+        rc = wire_debug_exit(m);
+    for (unsigned i = 0; rc == 0 && i < MACHINE_SERIAL_PORTS; i++)
+        rc = wire_serial(m, i);
     if (rc == 0)
-        rc = wire_legacy(m);
+        rc = wire_keyboard_controller(m);
+    if (rc == 0)
+        rc = wire_clock(m);
     if (rc == 0)
         rc = wire_power(m);
     if (rc < 0)

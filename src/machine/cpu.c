@@ -47,7 +47,7 @@ struct cpu *cpu_current(void)
 
 /* --- initial state --- */
 
-/* vCPU 0 starts where the loader says; the others wait in KVM for INIT and SIPI (SDM 3A §9.4.4). */
+/* vCPU 0 starts where the loader says; the others wait in KVM for INIT and SIPI (SDM 3A §8.4.4). */
 static int set_entry(const struct cpu *cpu, const struct boot_entry *entry)
 {
     struct kvm_sregs sregs;
@@ -250,7 +250,7 @@ static void describe_answer(const struct kvm_run *run, struct trace_event *e)
         memcpy(&e->data, run->mmio.data, e->size);
 }
 
-/* Which registers KVM copies to the run structure at the next exit; KVM API §4.101
+/* Which registers KVM copies to the run structure at the next exit; KVM API,
  * "KVM_CAP_SYNC_REGS". */
 static void choose_sample(struct cpu *cpu)
 {

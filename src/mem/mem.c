@@ -104,8 +104,12 @@ int mem_add(struct mem *mem, uint64_t gpa, uint64_t size, enum mem_kind kind,
     rc = map_region(&r);
     if (rc < 0) {
         char text[SIZE_TEXT_MAX];
-        return error_sys(err, rc, "cannot get %s of %s memory", format_size(size, text),
-                         backing == MEM_HUGETLB ? "huge-page" : "host");
+        if (backing == MEM_HUGETLB)
+            return error_set(err, rc,
+                             "the host has not reserved %s of huge-page memory: write %llu to "
+                             "/proc/sys/vm/nr_hugepages, or use another memory backing",
+                             format_size(size, text), (unsigned long long)(size / HUGE_PAGE_SIZE));
+        return error_sys(err, rc, "cannot get %s of memory", format_size(size, text));
     }
     unsigned i = mem->count++;
     for (; i > 0 && mem->regions[i - 1].gpa > gpa; i--)

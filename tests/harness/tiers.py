@@ -282,11 +282,26 @@ def system(options):
         return
     options.note("back end: this host, natively")
     yield system_run("native", [], SYSTEM_LIMIT, options.text)
+    yield _system_asan(options)
     if process.run([os.path.join(BUILD, "release/hv"), "doctor", "-q"], 60).ok:
         return
     options.note("this host's KVM will not do for the rest; back end: the lab machine, AMD-V (QEMU)")
-    machine = ["tests/labvm/labvm", "run", "--timeout", str(SYSTEM_LIMIT), "--"]
-    yield system_run("labvm-amd", machine, SYSTEM_LIMIT + 120, options.text, ["--needs", "full", "--only-needs", "full"])
+    machine = ["tests/labvm/labvm", "run", "--memory", "7G", "--timeout", str(SYSTEM_LIMIT), "--"]
+    yield system_run("labvm-amd", machine, SYSTEM_LIMIT + 120, options.text, ["--needs", "full"])
+
+
+def _system_asan(options):
+    """Those that need no more than any KVM once more, with an hv that has the sanitizers built in: whole
+    machines come and go, and nothing of them may be left."""
+    broken = built(["build/asan/hv"], "asan")
+    if broken:
+        return broken
+    directory = scratch("system-asan-logs")
+    os.makedirs(directory, exist_ok=True)
+    env = {"HV": os.path.join(BUILD, "asan/hv"), **_sanitizer_environment(directory)}
+    group = system_run("native-asan", [], SYSTEM_LIMIT, options.text, ["--needs", "kvm"], env)
+    group.results += _sanitizer_results(directory, group.name)
+    return group
 
 
 def intel(options):
@@ -303,15 +318,16 @@ def intel(options):
     yield system_run("labvm-intel", [*machine, "--"], INTEL_LIMIT + 120, options.text, flags)
 
 
-def system_run(name, machine, limit, text="", flags=()):
-    """Runs tests/system/run, through MACHINE if there is one; returns its Group."""
+def system_run(name, machine, limit, text="", flags=(), env=None):
+    """Runs tests/system/run, through MACHINE if there is one, with ENV added to the environment; returns its
+    Group."""
     out = scratch(f"system-{name}")
     os.makedirs(out, exist_ok=True)
     report = os.path.join(out, "report.json")
     if os.path.exists(report):
         os.unlink(report)
     command = [*machine, "tests/system/run", *flags, "--json", report, *(["-k", text] if text else [])]
-    outcome = process.run(command, limit, {"LABVM_OUT": out})
+    outcome = process.run(command, limit, {"LABVM_OUT": out, **(env or {})})
     records = _load(report) or _printed_records(outcome.output)
     again = " ".join([*machine, "tests/system/run", *flags, "-k"])
     results = [

@@ -123,6 +123,26 @@ class KvmThatInterprets(harness.Case):
         self.assertIn("What to do", self.hv("doctor", status=6).out)
 
 
+class LostOutput(harness.Case):
+    def test_a_full_disk_under_standard_output_is_reported(self):
+        with open("/dev/full", "w") as full:
+            run = subprocess.run([harness.HV, "run", "--kernel", harness.guest("real_hello"), "--boot", "flat"],
+                                 stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        self.assertIn("could not all be written: No space left", run.stderr)
+        self.assertEqual(run.returncode, 33, "the guest's own status is kept")
+
+    def test_a_back_end_that_cannot_be_opened_is_named(self):
+        r = self.hv("run", "--kernel", harness.guest("spin"), "--boot", "flat", "--serial", "file:/nonexistent/x",
+                    status=8)
+        self.assertIn("--serial file:/nonexistent/x", r.err)
+
+    def test_no_warning_for_a_command_line_that_nobody_gave(self):
+        r = self.hv("run", "--kernel", harness.guest("long_hello"), status=33)
+        self.assertEqual(r.err, "")
+        r = self.hv("run", "--kernel", harness.guest("long_hello"), "--append", "x", status=33)
+        self.assertIn("cannot pass a command line", r.err)
+
+
 class WrongKernels(harness.Case):
     """Kernels and initrds that cannot be used: one line, status 4, whatever the file."""
 

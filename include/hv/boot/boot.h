@@ -57,6 +57,9 @@ struct boot_layout {
     uint64_t rsdp;        /* where the ACPI RSDP is, 0: none */
 };
 
+/* Linux says nothing at all without it. */
+#define BOOT_CMDLINE_DEFAULT "console=ttyS0"
+
 struct boot_request {
     enum boot_protocol protocol;
     const uint8_t *kernel; /* the file's bytes; borrowed */
@@ -65,7 +68,7 @@ struct boot_request {
     const uint8_t *initrd;   /* NULL: none */
     size_t initrd_size;
     const char *initrd_name;
-    const char *cmdline; /* "" when none */
+    const char *cmdline; /* "" when none; NULL: BOOT_CMDLINE_DEFAULT for Linux and PVH, else none */
     uint64_t flat_load;  /* BOOT_FLAT: guest-physical load address */
     uint64_t flat_entry; /* BOOT_FLAT: first instruction, in the image and below 1 MiB */
     struct boot_layout layout;

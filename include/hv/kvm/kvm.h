@@ -64,7 +64,7 @@ int vm_set_memory(const struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t siz
                   uint32_t flags, struct error *err) HV_MUST_CHECK;
 
 /* Intel needs three pages and one page of guest-physical space out of the guest's sight; KVM API
- * §4.39 and following. */
+ * §4.36 and §4.40. */
 int vm_set_tss_addr(const struct vm *vm, uint64_t gpa, struct error *err) HV_MUST_CHECK;
 int vm_set_identity_map_addr(const struct vm *vm, uint64_t gpa, struct error *err) HV_MUST_CHECK;
 

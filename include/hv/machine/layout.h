@@ -32,8 +32,8 @@
 #define LAYOUT_HOLE_END 0x100000000ULL
 #define LAYOUT_IOAPIC 0xfec00000ULL
 #define LAYOUT_LAPIC 0xfee00000ULL
-#define LAYOUT_IDENTITY_MAP 0xfffbc000ULL /* one page for VMX's real mode; KVM API §4.65 */
-#define LAYOUT_TSS 0xfffbd000ULL          /* three pages; KVM API §4.37 */
+#define LAYOUT_IDENTITY_MAP 0xfffbc000ULL /* one page for VMX's real mode; KVM API §4.40 */
+#define LAYOUT_TSS 0xfffbd000ULL          /* three pages; KVM API §4.36 */
 
 #define LAYOUT_MEMORY_MIN MIB
 #define LAYOUT_MEMORY_MAX                                                                          \

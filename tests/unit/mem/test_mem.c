@@ -123,7 +123,7 @@ Test(mem, reports_a_host_without_room)
     unsigned fds = count_open_fds();
 
     cr_assert_eq(add(0x10000, 1ULL << 60, MEM_RAM), -ENOMEM);
-    cr_assert_not_null(strstr(err.text, "1048576T of host memory"), "%s", err.text);
+    cr_assert_not_null(strstr(err.text, "1048576T of memory"), "%s", err.text);
     cr_assert_lt(mem_add(&mem, 0x10000, 1ULL << 60, MEM_RAM, MEM_MEMFD, &err), 0);
     cr_assert_eq(mem.count, 4);
     cr_assert_eq(count_open_fds(), fds);
