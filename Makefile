@@ -6,7 +6,7 @@
 #   make SAN=tsan     build/tsan/   ThreadSanitizer
 #   make SAN=cov      build/cov/    gcov
 #   make SAN=fuzz     build/fuzz/   clang, libFuzzer with AddressSanitizer and UBSan
-#   make CC=clang     works too; WERROR=0 lets warnings pass
+#   make CC=clang     works too; WERROR=0 lets warnings pass; V=1 shows the commands
 
 SAN ?=
 VARIANT := $(or $(SAN),release)
@@ -17,7 +17,12 @@ DESTDIR ?=
 CFLAGS ?= -O2 -g
 
 VERSION := 0.1.0
-GIT_REV := $(shell git rev-parse --short HEAD 2>/dev/null)
+
+# One short line for each file that is made, none with -s, the whole command with V=1.
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+silent := $(findstring s,$(firstword -$(MAKEFLAGS)))
+say = $(if $(Q),$(if $(silent),,@printf '  %-5s %s\n' $(1) $@))
 
 WARN := -Wall -Wextra -Wshadow -Wvla -Wundef -Wpointer-arith -Wwrite-strings \
         -Wstrict-prototypes -Wmissing-prototypes -Wimplicit-fallthrough -Wformat=2
@@ -56,25 +61,30 @@ all: $(B)/hv guests ## build hv and the small guests
 
 $(B)/hv: $(CLI_O) $(B)/libhv.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 $(B)/libhv.a: $(LIB_O)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(call say,AR)
+	$(Q)$(AR) rcs $@ $^
 
 $(B)/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 $(B)/%.o: %.S Makefile
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 # The DSDT is ACPI source language, compiled into a C array that src/acpi/dsdt.c includes.
 build/gen/dsdt.hex: src/acpi/dsdt.asl include/hv/acpi/fixed.h
 	@mkdir -p $(@D)
-	$(CC) -E -P -x assembler-with-cpp -DACPI_ASL -Iinclude $< -o build/gen/dsdt.asl
-	iasl -oa -ve -p build/gen/dsdt -tc build/gen/dsdt.asl >build/gen/iasl.log || { cat build/gen/iasl.log; exit 1; }
+	$(call say,IASL)
+	$(Q)$(CC) -E -P -x assembler-with-cpp -DACPI_ASL -Iinclude $< -o build/gen/dsdt.asl
+	$(Q)iasl -oa -ve -p build/gen/dsdt -tc build/gen/dsdt.asl >build/gen/iasl.log || { cat build/gen/iasl.log; exit 1; }
 $(B)/src/acpi/dsdt.o: build/gen/dsdt.hex
 
 # --- guests: assembled and linked with binutils alone; C ones freestanding ---
@@ -88,7 +98,8 @@ SUPPORT_O := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 unit: $(UNIT_BIN) ## build the unit tests (make test runs them)
 
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(SUPPORT_O) $(B)/libhv.a
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcriterion
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS) -lcriterion
 
 $(B)/tests/%.o: ALL_CFLAGS += -Itests
 
@@ -98,7 +109,8 @@ THREAD_BIN := $(patsubst %.c,$(B)/%,$(wildcard tests/thread/test_*.c))
 threads: $(THREAD_BIN)
 
 $(B)/tests/thread/%: $(B)/tests/thread/%.o $(B)/tests/thread/crew.o $(B)/libhv.a
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
 # --- fuzzing: one libFuzzer program per tests/fuzz/fuzz_<name>.c, with SAN=fuzz ---
 FUZZ_BIN := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -107,7 +119,8 @@ FUZZ_SECONDS ?= 60
 fuzzers: $(FUZZ_BIN)
 
 $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libhv.a
-	$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 -include $(LIB_O:.o=.d) $(CLI_O:.o=.d) $(UNIT_BIN:%=%.d) $(SUPPORT_O:.o=.d) $(THREAD_BIN:%=%.d) $(FUZZ_BIN:%=%.d)
 
@@ -144,7 +157,8 @@ help: ## this list
 
 # --- the bench: hv against QEMU and against a loop that does nothing; BENCH="--only boot --runs 3" ---
 $(B)/tests/bench/bare_loop: $(B)/tests/bench/bare_loop.o
-	$(CC) $(ALL_LDFLAGS) -o $@ $^
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^
 
 bench: ## measure hv against QEMU: a table, build/bench/results.json and .svg
 	@tests/setup/deps bench

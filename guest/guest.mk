@@ -27,31 +27,38 @@ guests: $(GUESTS_REAL:%=$(G)/%.bin) $(GUESTS_32:%=$(G)/%.elf) $(GUESTS_64:%=$(G)
 # --- objects: the same sources for 32 and 64 bits ---
 $(G)/obj32/%.o: guest/%.S
 	@mkdir -p $(@D)
-	$(GUEST_CC) $(GUEST_CFLAGS_32) -c -o $@ $<
+	$(call say,GUEST)
+	$(Q)$(GUEST_CC) $(GUEST_CFLAGS_32) -c -o $@ $<
 $(G)/obj32/%.o: guest/%.c
 	@mkdir -p $(@D)
-	$(GUEST_CC) $(GUEST_CFLAGS_32) -c -o $@ $<
+	$(call say,GUEST)
+	$(Q)$(GUEST_CC) $(GUEST_CFLAGS_32) -c -o $@ $<
 $(G)/obj64/%.o: guest/%.S
 	@mkdir -p $(@D)
-	$(GUEST_CC) $(GUEST_CFLAGS_64) -c -o $@ $<
+	$(call say,GUEST)
+	$(Q)$(GUEST_CC) $(GUEST_CFLAGS_64) -c -o $@ $<
 $(G)/obj64/%.o: guest/%.c
 	@mkdir -p $(@D)
-	$(GUEST_CC) $(GUEST_CFLAGS_64) -c -o $@ $<
+	$(call say,GUEST)
+	$(Q)$(GUEST_CC) $(GUEST_CFLAGS_64) -c -o $@ $<
 
 # --- programs ---
 GUEST_LIB_32 := $(G)/obj32/lib/print.o $(G)/obj32/lib/string.o
 GUEST_LIB_64 := $(patsubst %,$(G)/obj64/lib/%.o,start64 print string vectors idt pic lapic)
 
 $(GUESTS_REAL:%=$(G)/%.bin): $(G)/%.bin: $(G)/obj32/%.o
-	$(LD) -m elf_i386 $(GUEST_LDFLAGS) -Ttext 0x7c00 -e _start --oformat binary -o $@ $<
+	$(call say,GUEST)
+	$(Q)$(LD) -m elf_i386 $(GUEST_LDFLAGS) -Ttext 0x7c00 -e _start --oformat binary -o $@ $<
 
 $(G)/multiboot_info.elf: $(G)/obj32/lib/multiboot.o
 $(G)/pvh_info.elf: $(G)/obj32/lib/pvh.o
 $(GUESTS_32:%=$(G)/%.elf): $(G)/%.elf: $(G)/obj32/%.o $(GUEST_LIB_32) guest/lib/protected.ld
-	$(LD) -m elf_i386 $(GUEST_LDFLAGS) -T guest/lib/protected.ld -o $@ $(filter %.o,$^)
+	$(call say,GUEST)
+	$(Q)$(LD) -m elf_i386 $(GUEST_LDFLAGS) -T guest/lib/protected.ld -o $@ $(filter %.o,$^)
 
 $(G)/smp_start.elf: $(G)/obj64/lib/trampoline.o $(G)/obj64/lib/acpi.o
 $(GUESTS_64:%=$(G)/%.elf): $(G)/%.elf: $(G)/obj64/%.o $(GUEST_LIB_64) guest/lib/long.ld
-	$(LD) -m elf_x86_64 $(GUEST_LDFLAGS) -z max-page-size=4096 -T guest/lib/long.ld -o $@ $(filter %.o,$^)
+	$(call say,GUEST)
+	$(Q)$(LD) -m elf_x86_64 $(GUEST_LDFLAGS) -z max-page-size=4096 -T guest/lib/long.ld -o $@ $(filter %.o,$^)
 
 -include $(wildcard $(G)/obj*/*.d $(G)/obj*/lib/*.d)

@@ -144,7 +144,7 @@ static void copy_version_text(struct bytes file, const struct setup_header *h, c
 
 int linux_open(struct bytes file, struct linux_image *out, struct error *err)
 {
-    struct linux_image image;
+    struct linux_image image = {0};
     int rc = linux_is(file) ? 0 : error_set(err, -ENOEXEC, "not a Linux bzImage");
 
     if (rc == 0)
