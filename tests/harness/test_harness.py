@@ -139,7 +139,7 @@ class Criterion(unittest.TestCase):
         program = self.build("-DLEAK", "-g", "-fsanitize=address")
         group = criterion.run(program, "x/t", 60, tiers._sanitizer_environment(directory), process.steady())
         self.assertEqual(self.verdicts(group)["bad/leaks"], PASSED)
-        reports = tiers._sanitizer_results(directory, "x/t")
+        reports = tiers._sanitizer_results(directory, "x/t", "again")
         self.assertEqual([report.status for report in reports], [FAILED])
         self.assertIn("LeakSanitizer", reports[0].detail)
         self.assertEqual(os.listdir(directory), [], "a report is counted once")
@@ -221,6 +221,11 @@ class System(unittest.TestCase):
     def test_no_report_is_a_failure_and_old_ones_do_not_count(self):
         self.run_script(self.script([self.record("old", PASSED)], 0))
         self.assertEqual(self.run_script("exit 0"), [("self-test", FAILED)])
+
+    def test_a_choice_that_names_none_of_them_is_nothing(self):
+        script = "echo no test was chosen >&2; exit 2"
+        self.assertEqual(tiers.system_run("self-test", ["sh", "-c", script, "sh"], 30, "x").results, [])
+        self.assertEqual(self.run_script(script), [("self-test", FAILED)])
 
     def test_what_was_printed_before_a_hang_still_counts(self):
         script = "echo 'passed      1.0 s  test_a.T.a'; sleep 1000"

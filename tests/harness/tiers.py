@@ -156,7 +156,8 @@ def asan(options):
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory)
     for group in _unit(options, "asan", _sanitizer_environment(directory), process.steady(), 2 * PROGRAM_LIMIT):
-        group.results += _sanitizer_results(directory, group.name)
+        program = f"build/asan/tests/unit/{group.name}"
+        group.results += _sanitizer_results(directory, group.name, f"make SAN=asan {program} && {program}")
         yield group
 
 
@@ -166,7 +167,7 @@ def _sanitizer_environment(directory):
     return {"ASAN_OPTIONS": asan_options, "UBSAN_OPTIONS": f"print_stacktrace=1:{where}"}
 
 
-def _sanitizer_results(directory, name):
+def _sanitizer_results(directory, name, rerun):
     """One failure for each report, which is then removed. Warnings alone (an allocation that was refused,
     as a test wanted) are none."""
     results = []
@@ -175,7 +176,6 @@ def _sanitizer_results(directory, name):
             text = file.read()
         os.unlink(path)
         if re.search(r"ERROR: |runtime error: ", text):
-            rerun = f"make SAN=asan build/asan/tests/unit/{name} && build/asan/tests/unit/{name}"
             results.append(Result(f"{name} sanitizer report", FAILED, 0.0, text, rerun))
     return results
 
@@ -299,8 +299,9 @@ def _system_asan(options):
     directory = scratch("system-asan-logs")
     os.makedirs(directory, exist_ok=True)
     env = {"HV": os.path.join(BUILD, "asan/hv"), **_sanitizer_environment(directory)}
-    group = system_run("native-asan", [], SYSTEM_LIMIT, options.text, ["--needs", "kvm"], env)
-    group.results += _sanitizer_results(directory, group.name)
+    group = system_run("native-asan", process.steady(), SYSTEM_LIMIT, options.text, ["--needs", "kvm"], env)
+    again = "make SAN=asan build/asan/hv && HV=build/asan/hv tests/system/run --needs kvm"
+    group.results += _sanitizer_results(directory, group.name, again)
     return group
 
 
@@ -330,7 +331,10 @@ def system_run(name, machine, limit, text="", flags=(), env=None):
     command = [*machine, "tests/system/run", *flags, "--json", report, *(["-k", text] if text else [])]
     outcome = process.run(command, limit, {"LABVM_OUT": out, **(env or {})})
     records = _load(report) or _printed_records(outcome.output)
-    again = " ".join([*machine, "tests/system/run", *flags, "-k"])
+    if text and not records and "no test was chosen" in outcome.output:
+        return Group(name, [], outcome.seconds)
+    hv = [f"HV={os.path.relpath(env['HV'], ROOT)}"] if env and "HV" in env else []
+    again = " ".join([*hv, *machine, "tests/system/run", *flags, "-k"])
     results = [
         Result(record["name"], record["status"], record["seconds"], record["detail"], f"{again} {record['name']}")
         for record in records
