@@ -2,16 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
+#include "kvm/kvm_priv.h"
 
-/* An ioctl that a signal cannot interrupt half-way: 0 or more, or -errno. */
-static int kvm_ioctl(int fd, unsigned long request, void *arg)
+int kvm_ioctl(int fd, unsigned long request, void *arg)
 {
     int rc;
 
@@ -21,9 +19,7 @@ static int kvm_ioctl(int fd, unsigned long request, void *arg)
     return rc < 0 ? -errno : rc;
 }
 
-/* The same for the many whose failure is reported with their name. */
-static int named_ioctl(int fd, unsigned long request, void *arg, const char *name,
-                       struct error *err)
+int kvm_ioctl_named(int fd, unsigned long request, void *arg, const char *name, struct error *err)
 {
     int rc = kvm_ioctl(fd, request, arg);
 
@@ -80,43 +76,18 @@ void kvm_close(struct kvm *kvm)
     fd_close(&kvm->fd);
 }
 
-static int check_extension(int fd, int capability)
-{
-    int rc = kvm_ioctl(fd, KVM_CHECK_EXTENSION, (void *)(uintptr_t)capability);
-
-    return rc < 0 ? 0 : rc;
-}
-
 int kvm_check(const struct kvm *kvm, int capability)
 {
-    return check_extension(kvm->fd, capability);
-}
+    int rc = kvm_ioctl(kvm->fd, KVM_CHECK_EXTENSION, (void *)(uintptr_t)capability);
 
-int kvm_supported_cpuid(const struct kvm *kvm, struct kvm_cpuid2 **out, struct error *err)
-{
-    /* The kernel says E2BIG until the table is large enough for its entries. */
-    for (uint32_t room = 128; room <= 4096; room *= 2) {
-        struct kvm_cpuid2 *table = calloc(1, sizeof(*table) + room * sizeof(table->entries[0]));
-        if (table == NULL)
-            return error_set(err, -ENOMEM, "no memory for the CPUID table");
-        table->nent = room;
-        int rc = kvm_ioctl(kvm->fd, KVM_GET_SUPPORTED_CPUID, table);
-        if (rc >= 0) {
-            *out = table;
-            return 0;
-        }
-        free(table);
-        if (rc != -E2BIG)
-            return error_sys(err, rc, "KVM_GET_SUPPORTED_CPUID failed");
-    }
-    return error_set(err, -E2BIG, "KVM_GET_SUPPORTED_CPUID wants more than 4096 entries");
+    return rc < 0 ? 0 : rc;
 }
 
 /* --- VM --- */
 
 int vm_create(const struct kvm *kvm, struct vm *out, struct error *err)
 {
-    int fd = named_ioctl(kvm->fd, KVM_CREATE_VM, NULL, "KVM_CREATE_VM", err);
+    int fd = kvm_ioctl_named(kvm->fd, KVM_CREATE_VM, NULL, "KVM_CREATE_VM", err);
 
     if (fd < 0)
         return fd;
@@ -127,19 +98,6 @@ int vm_create(const struct kvm *kvm, struct vm *out, struct error *err)
 void vm_close(struct vm *vm)
 {
     fd_close(&vm->fd);
-}
-
-int vm_check(const struct vm *vm, int capability)
-{
-    return check_extension(vm->fd, capability);
-}
-
-int vm_enable_cap(const struct vm *vm, uint32_t capability, uint64_t arg, struct error *err)
-{
-    struct kvm_enable_cap cap = {.cap = capability, .args = {arg}};
-    int rc = kvm_ioctl(vm->fd, KVM_ENABLE_CAP, &cap);
-
-    return rc < 0 ? error_sys(err, rc, "KVM_ENABLE_CAP %u failed", capability) : 0;
 }
 
 int vm_set_memory(const struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t size, void *host,
@@ -162,32 +120,14 @@ int vm_set_memory(const struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t siz
 
 int vm_set_tss_addr(const struct vm *vm, uint64_t gpa, struct error *err)
 {
-    return named_ioctl(vm->fd, KVM_SET_TSS_ADDR, (void *)(uintptr_t)gpa, "KVM_SET_TSS_ADDR", err);
+    return kvm_ioctl_named(vm->fd, KVM_SET_TSS_ADDR, (void *)(uintptr_t)gpa, "KVM_SET_TSS_ADDR",
+                           err);
 }
 
 int vm_set_identity_map_addr(const struct vm *vm, uint64_t gpa, struct error *err)
 {
-    return named_ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &gpa, "KVM_SET_IDENTITY_MAP_ADDR", err);
-}
-
-int vm_create_irqchip(const struct vm *vm, struct error *err)
-{
-    return named_ioctl(vm->fd, KVM_CREATE_IRQCHIP, NULL, "KVM_CREATE_IRQCHIP", err);
-}
-
-int vm_create_pit(const struct vm *vm, struct error *err)
-{
-    /* The dummy speaker port answers 0x61, which Linux reads when it calibrates against the PIT. */
-    struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
-
-    return named_ioctl(vm->fd, KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2", err);
-}
-
-int vm_irq_line(const struct vm *vm, uint32_t gsi, bool level)
-{
-    struct kvm_irq_level irq = {.irq = gsi, .level = level};
-
-    return kvm_ioctl(vm->fd, KVM_IRQ_LINE, &irq);
+    return kvm_ioctl_named(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &gpa, "KVM_SET_IDENTITY_MAP_ADDR",
+                           err);
 }
 
 /* --- vCPU --- */
@@ -225,18 +165,6 @@ int vcpu_run(struct vcpu *vcpu)
     return errno == EAGAIN ? -EINTR : -errno;
 }
 
-int vcpu_set_signal_mask(const struct vcpu *vcpu, const sigset_t *mask, struct error *err)
-{
-    /* The kernel's signal set is 8 bytes; libc's sigset_t is larger and starts with it. */
-    enum { KERNEL_SIGSET_SIZE = 8 };
-    uint8_t buf[sizeof(struct kvm_signal_mask) + KERNEL_SIGSET_SIZE];
-    struct kvm_signal_mask head = {.len = KERNEL_SIGSET_SIZE};
-
-    memcpy(buf, &head, sizeof(head));
-    memcpy(buf + sizeof(head), mask, KERNEL_SIGSET_SIZE);
-    return named_ioctl(vcpu->fd, KVM_SET_SIGNAL_MASK, buf, "KVM_SET_SIGNAL_MASK", err);
-}
-
 int vcpu_get_regs(const struct vcpu *vcpu, struct kvm_regs *out)
 {
     return kvm_ioctl(vcpu->fd, KVM_GET_REGS, out);
@@ -255,74 +183,6 @@ int vcpu_get_sregs(const struct vcpu *vcpu, struct kvm_sregs *out)
 int vcpu_set_sregs(const struct vcpu *vcpu, const struct kvm_sregs *sregs)
 {
     return kvm_ioctl(vcpu->fd, KVM_SET_SREGS, (void *)(uintptr_t)sregs);
-}
-
-int vcpu_get_fpu(const struct vcpu *vcpu, struct kvm_fpu *out)
-{
-    return kvm_ioctl(vcpu->fd, KVM_GET_FPU, out);
-}
-
-int vcpu_set_fpu(const struct vcpu *vcpu, const struct kvm_fpu *fpu)
-{
-    return kvm_ioctl(vcpu->fd, KVM_SET_FPU, (void *)(uintptr_t)fpu);
-}
-
-int vcpu_get_lapic(const struct vcpu *vcpu, struct kvm_lapic_state *out)
-{
-    return kvm_ioctl(vcpu->fd, KVM_GET_LAPIC, out);
-}
-
-int vcpu_set_lapic(const struct vcpu *vcpu, const struct kvm_lapic_state *lapic)
-{
-    return kvm_ioctl(vcpu->fd, KVM_SET_LAPIC, (void *)(uintptr_t)lapic);
-}
-
-int vcpu_get_mp_state(const struct vcpu *vcpu, uint32_t *out)
-{
-    struct kvm_mp_state state;
-    int rc = kvm_ioctl(vcpu->fd, KVM_GET_MP_STATE, &state);
-
-    if (rc == 0)
-        *out = state.mp_state;
-    return rc;
-}
-
-uint32_t vcpu_tsc_khz(const struct vcpu *vcpu)
-{
-    int khz = kvm_ioctl(vcpu->fd, KVM_GET_TSC_KHZ, NULL);
-
-    return khz < 0 ? 0 : (uint32_t)khz;
-}
-
-int vcpu_get_events(const struct vcpu *vcpu, struct kvm_vcpu_events *out)
-{
-    return kvm_ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, out);
-}
-
-int vcpu_set_cpuid(const struct vcpu *vcpu, const struct kvm_cpuid2 *cpuid, struct error *err)
-{
-    return named_ioctl(vcpu->fd, KVM_SET_CPUID2, (void *)(uintptr_t)cpuid, "KVM_SET_CPUID2", err);
-}
-
-/* struct kvm_msrs ends in an array without a length; this gives it room for one entry. */
-union one_msr {
-    struct kvm_msrs msrs;
-    uint8_t room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
-};
-
-int vcpu_set_msrs(const struct vcpu *vcpu, const struct kvm_msr_entry *msrs, unsigned count,
-                  struct error *err)
-{
-    /* One MSR per call: KVM stops at the first it refuses, and then its number is known. */
-    for (unsigned i = 0; i < count; i++) {
-        union one_msr one = {.msrs.nmsrs = 1};
-        one.msrs.entries[0] = msrs[i];
-        int rc = kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &one);
-        if (rc != 1)
-            return error_set(err, rc < 0 ? rc : -EINVAL, "KVM_SET_MSRS refused 0x%llx for MSR 0x%x",
-                             (unsigned long long)msrs[i].data, msrs[i].index);
-    }
-    return 0;
 }
 
 const char *kvm_exit_name(uint32_t reason)

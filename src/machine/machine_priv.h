@@ -11,7 +11,9 @@
 
 #include "hv/bus/bus.h"
 #include "hv/bus/irq.h"
+#include "hv/kvm/irqchip.h"
 #include "hv/kvm/kvm.h"
+#include "hv/kvm/vcpu_state.h"
 #include "hv/machine/machine.h"
 
 #define EXIT_REASONS 64 /* counted one by one; larger numbers together in the last */

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 
 #include "hv/base/num.h"
+#include "hv/kvm/irqchip.h"
 #include "hv/kvm/kvm.h"
+#include "hv/kvm/vcpu_state.h"
 #include "hv/machine/layout.h"
 #include "hv/mem/mem.h"
 #include "hv/x86/modes.h"

@@ -11,7 +11,6 @@
 #define HV_KVM_KVM_H
 
 #include <linux/kvm.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -45,18 +44,10 @@ void kvm_close(struct kvm *kvm);
 /* KVM_CHECK_EXTENSION: 0 when absent, else its value. */
 int kvm_check(const struct kvm *kvm, int capability);
 
-/* KVM_GET_SUPPORTED_CPUID into a freshly allocated table; free() it. */
-int kvm_supported_cpuid(const struct kvm *kvm, struct kvm_cpuid2 **out,
-                        struct error *err) HV_MUST_CHECK;
-
 /* --- VM --- */
 
 int vm_create(const struct kvm *kvm, struct vm *out, struct error *err) HV_MUST_CHECK;
 void vm_close(struct vm *vm);
-int vm_check(const struct vm *vm, int capability);
-/* KVM_ENABLE_CAP on the VM, with one argument. */
-int vm_enable_cap(const struct vm *vm, uint32_t capability, uint64_t arg,
-                  struct error *err) HV_MUST_CHECK;
 
 /* KVM_SET_USER_MEMORY_REGION. `flags`: KVM_MEM_READONLY, KVM_MEM_LOG_DIRTY_PAGES. size 0 deletes.
  */
@@ -68,13 +59,6 @@ int vm_set_memory(const struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t siz
 int vm_set_tss_addr(const struct vm *vm, uint64_t gpa, struct error *err) HV_MUST_CHECK;
 int vm_set_identity_map_addr(const struct vm *vm, uint64_t gpa, struct error *err) HV_MUST_CHECK;
 
-/* The in-kernel PIC pair, I/O APIC and local APICs; then the PIT (with its port 0x61). */
-int vm_create_irqchip(const struct vm *vm, struct error *err) HV_MUST_CHECK;
-int vm_create_pit(const struct vm *vm, struct error *err) HV_MUST_CHECK;
-
-/* Sets the level of a global system interrupt. */
-int vm_irq_line(const struct vm *vm, uint32_t gsi, bool level) HV_MUST_CHECK;
-
 /* --- vCPU --- */
 
 int vcpu_create(const struct kvm *kvm, const struct vm *vm, unsigned id, struct vcpu *out,
@@ -85,28 +69,10 @@ void vcpu_close(struct vcpu *vcpu);
  * (also when KVM_RUN says -EAGAIN); other -errno as KVM_RUN gave them. */
 int vcpu_run(struct vcpu *vcpu) HV_MUST_CHECK;
 
-/* The signal mask that is in force while the vCPU runs; other signals end KVM_RUN with -EINTR. */
-int vcpu_set_signal_mask(const struct vcpu *vcpu, const sigset_t *mask,
-                         struct error *err) HV_MUST_CHECK;
-
 int vcpu_get_regs(const struct vcpu *vcpu, struct kvm_regs *out) HV_MUST_CHECK;
 int vcpu_set_regs(const struct vcpu *vcpu, const struct kvm_regs *regs) HV_MUST_CHECK;
 int vcpu_get_sregs(const struct vcpu *vcpu, struct kvm_sregs *out) HV_MUST_CHECK;
 int vcpu_set_sregs(const struct vcpu *vcpu, const struct kvm_sregs *sregs) HV_MUST_CHECK;
-int vcpu_get_fpu(const struct vcpu *vcpu, struct kvm_fpu *out) HV_MUST_CHECK;
-int vcpu_set_fpu(const struct vcpu *vcpu, const struct kvm_fpu *fpu) HV_MUST_CHECK;
-int vcpu_get_lapic(const struct vcpu *vcpu, struct kvm_lapic_state *out) HV_MUST_CHECK;
-int vcpu_set_lapic(const struct vcpu *vcpu, const struct kvm_lapic_state *lapic) HV_MUST_CHECK;
-int vcpu_get_mp_state(const struct vcpu *vcpu, uint32_t *out) HV_MUST_CHECK;
-/* KVM_GET_TSC_KHZ: the guest's TSC frequency; 0 when KVM cannot tell. */
-uint32_t vcpu_tsc_khz(const struct vcpu *vcpu);
-int vcpu_get_events(const struct vcpu *vcpu, struct kvm_vcpu_events *out) HV_MUST_CHECK;
-int vcpu_set_cpuid(const struct vcpu *vcpu, const struct kvm_cpuid2 *cpuid,
-                   struct error *err) HV_MUST_CHECK;
-
-/* Sets MSRs in order; the error names the first that KVM refused. */
-int vcpu_set_msrs(const struct vcpu *vcpu, const struct kvm_msr_entry *msrs, unsigned count,
-                  struct error *err) HV_MUST_CHECK;
 
 /* Name of a KVM_EXIT_… number without the prefix: "IO"; "?" when unknown. */
 const char *kvm_exit_name(uint32_t reason);
