@@ -18,6 +18,7 @@
 
 #include "hv/base/num.h"
 #include "hv/boot/boot.h"
+#include "hv/x86/flat_modes.h"
 #include "hv/x86/paging.h"
 
 /* Borrowed memory; {NULL, 0} when there is none. */

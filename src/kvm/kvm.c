@@ -7,6 +7,7 @@
 
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 #include "kvm/kvm_priv.h"
 
 int kvm_ioctl(int fd, unsigned long request, void *arg)
@@ -54,6 +55,12 @@ int kvm_open(const char *path, struct kvm *out, struct error *err)
 
     if (fd < 0)
         return open_error(path, -errno, err);
+    /* EXERCISE 1.1: what was opened may be anything. Ask it for its API version, which has to be
+     * KVM_API_VERSION, and for the size of a vCPU's run structure, which has to have room for
+     * struct kvm_run (KVM API §4.1, §4.5). If either is wrong, close the file and return -ENOTSUP
+     * with a sentence that names what was wrong, *out untouched. Else fill *out, which owns the
+     * descriptor from then on. */
+    // SOLUTION 1.1
     int version = kvm_ioctl(fd, KVM_GET_API_VERSION, NULL);
     int run_size = kvm_ioctl(fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
     int rc;
@@ -69,6 +76,10 @@ int kvm_open(const char *path, struct kvm *out, struct error *err)
     }
     *out = (struct kvm){.fd = fd, .run_size = (size_t)run_size};
     return 0;
+    // ELSE
+    // fd_close(&fd);
+    // return todo("1.1");
+    // END 1.1
 }
 
 void kvm_close(struct kvm *kvm)
@@ -103,6 +114,10 @@ void vm_close(struct vm *vm)
 int vm_set_memory(const struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t size, void *host,
                   uint32_t flags, struct error *err)
 {
+    /* EXERCISE 1.2: make `size` bytes of our own memory, from `host` on, the guest's memory at
+     * `gpa` (KVM API §4.35). A refusal is reported with the ioctl's name, the slot and the address.
+     */
+    // SOLUTION 1.2
     struct kvm_userspace_memory_region region = {
         .slot = slot,
         .flags = flags,
@@ -116,6 +131,7 @@ int vm_set_memory(const struct vm *vm, uint32_t slot, uint64_t gpa, uint64_t siz
         return error_sys(err, rc, "KVM_SET_USER_MEMORY_REGION failed for slot %u at 0x%llx", slot,
                          (unsigned long long)gpa);
     return 0;
+    // END 1.2
 }
 
 int vm_set_tss_addr(const struct vm *vm, uint64_t gpa, struct error *err)
@@ -135,6 +151,11 @@ int vm_set_identity_map_addr(const struct vm *vm, uint64_t gpa, struct error *er
 int vcpu_create(const struct kvm *kvm, const struct vm *vm, unsigned id, struct vcpu *out,
                 struct error *err)
 {
+    /* EXERCISE 1.3: create vCPU number `id` and map its run structure, in which KVM leaves word of
+     * every exit: kvm->run_size bytes, shared with the kernel, at offset 0 of the vCPU's descriptor
+     * (KVM API §4.7, §5). On failure nothing stays open, *out is untouched, and the sentence says
+     * what failed. */
+    // SOLUTION 1.3
     int fd = kvm_ioctl(vm->fd, KVM_CREATE_VCPU, (void *)(uintptr_t)id);
 
     if (fd < 0)
@@ -147,6 +168,7 @@ int vcpu_create(const struct kvm *kvm, const struct vm *vm, unsigned id, struct 
     }
     *out = (struct vcpu){.fd = fd, .id = id, .run = run, .run_size = kvm->run_size};
     return 0;
+    // END 1.3
 }
 
 void vcpu_close(struct vcpu *vcpu)
@@ -159,10 +181,16 @@ void vcpu_close(struct vcpu *vcpu)
 
 int vcpu_run(struct vcpu *vcpu)
 {
+    /* EXERCISE 1.4: enter the guest until it exits (KVM API §4.10). 0: it exited, and vcpu->run
+     * says why. -EINTR: a signal or immediate_exit ended the entry; this, unlike with other ioctls,
+     * is for the caller to know. KVM says EAGAIN for the same thing when a vCPU still waits for its
+     * start. Any other error is returned as it is. */
+    // SOLUTION 1.4
     if (ioctl(vcpu->fd, KVM_RUN, NULL) == 0)
         return 0;
     /* EAGAIN: an AP waiting for its SIPI was woken by a signal before it ever ran. */
     return errno == EAGAIN ? -EINTR : -errno;
+    // END 1.4
 }
 
 int vcpu_get_regs(const struct vcpu *vcpu, struct kvm_regs *out)

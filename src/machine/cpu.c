@@ -15,6 +15,7 @@
 
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
+#include "hv/x86/flat_modes.h"
 #include "machine_priv.h"
 
 #define KICK_SIGNAL SIGUSR1

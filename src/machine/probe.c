@@ -10,7 +10,7 @@
 #include "hv/kvm/vcpu_state.h"
 #include "hv/machine/layout.h"
 #include "hv/mem/mem.h"
-#include "hv/x86/modes.h"
+#include "hv/x86/flat_modes.h"
 #include "hv/x86/paging.h"
 #include "machine/probe_guest.h"
 

@@ -18,6 +18,7 @@
 #include "hv/machine/probe.h"
 #include "hv/x86/names.h"
 #include "hv/x86/paging.h"
+#include "hv/x86/vmx_checks.h"
 #include "machine_priv.h"
 
 #define INSTRUCTION_BYTES 15 /* the longest instruction, SDM 2A §2.3.11 */

@@ -10,11 +10,12 @@
  * virtual-8086 mode, MSRs, RIP and RFLAGS, and what "unrestricted guest" relaxes is taken as
  * relaxed (every processor that a current KVM supports well has it).
  */
+#include "hv/x86/vmx_checks.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 
 #include "hv/base/num.h"
-#include "hv/x86/modes.h"
 #include "x86/x86_priv.h"
 
 #define SELECTOR_TI 4 /* the selector refers to the LDT */

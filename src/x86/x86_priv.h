@@ -1,8 +1,11 @@
 /*
- * Bits of the control registers (SDM 3A §2.5, EFER: §2.2.1) that the x86 layer names or tests.
+ * What the files of the x86 layer share: bits of the control registers (SDM 3A §2.5, EFER: §2.2.1),
+ * and the parts of a starting state that are the same in all modes.
  */
 #ifndef X86_X86_PRIV_H
 #define X86_X86_PRIV_H
+
+#include "hv/x86/modes.h"
 
 #define CR0_PE (1ULL << 0)
 #define CR0_MP (1ULL << 1)
@@ -30,5 +33,38 @@
 
 /* Bits 51:12 of a paging-structure entry or of CR3 in the 64-bit formats. */
 #define PTE_ADDRESS 0x000ffffffffff000ULL
+
+/* Segment types, SDM 3A §3.4.5.1 and §3.5. */
+enum {
+    TYPE_LDT = 0x2,
+    TYPE_DATA = 0x3,     /* read, write, accessed */
+    TYPE_CODE = 0xb,     /* execute, read, accessed */
+    TYPE_TSS_BUSY = 0xb, /* system segment: a busy 32- or 64-bit TSS */
+};
+
+/* VMX demands a usable task register in every mode, and takes only a busy one. */
+static inline struct kvm_segment x86_task_segment(uint16_t selector, uint32_t limit)
+{
+    return (struct kvm_segment){
+        .selector = selector,
+        .limit = limit,
+        .type = TYPE_TSS_BUSY,
+        .present = 1,
+    };
+}
+
+static inline struct kvm_segment x86_no_ldt(void)
+{
+    return (struct kvm_segment){.type = TYPE_LDT, .unusable = 1};
+}
+
+static inline void x86_set_data_segments(struct kvm_sregs *sregs, struct kvm_segment data)
+{
+    sregs->ds = data;
+    sregs->es = data;
+    sregs->fs = data;
+    sregs->gs = data;
+    sregs->ss = data;
+}
 
 #endif

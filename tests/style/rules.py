@@ -35,7 +35,15 @@ KVM_EXCEPTIONS = ("src/cli/trace.c",)
 HOST_POINTER_USERS = r"\b(vm_set_memory|mincore|madvise)\("
 
 FILE_LINES = 600
-LAB_TAG_FILES = ("src/machine/board.c", "include/hv/machine/machine.h", "src/machine/machine_priv.h", "src/cli/main.c")
+# The files that grow with the labs; labs/tool has the same list.
+LAB_TAG_FILES = (
+    "include/hv/boot/boot.h", "src/boot/boot.c", "src/boot/boot_priv.h",
+    "include/hv/machine/layout.h", "include/hv/machine/machine.h", "src/machine/board.c", "src/machine/cpu.c",
+    "src/machine/exit.c", "src/machine/layout.c", "src/machine/machine.c", "src/machine/machine_priv.h",
+    "src/cli/cli.h", "src/cli/main.c", "src/cli/run.c", "src/cli/run_options.c", "src/cli/run_options.h",
+)  # fmt: skip
+# It says what a learner's tree lacks, whoever called it.
+TODO = "src/base/todo.c"
 
 
 class Skip(Exception):
@@ -119,7 +127,7 @@ def guest_pointers(tree):
 
 def no_output_below_cli(tree):
     """Only cli/ prints for people or ends the process."""
-    names = tree.matching(LIBRARY)
+    names = [name for name in tree.matching(LIBRARY) if name != TODO]
     yield from search(tree, names, r"(?<![\w.>])(v?printf|puts|putchar|perror|v?dprintf|syslog|v?warnx?|v?errx?)\s*\(",
                       "{0}() below cli/")  # fmt: skip
     yield from search(tree, names, r"\b(stdout|stderr|stdin|STD(?:OUT|ERR|IN)_FILENO)\b", "{0} below cli/")
@@ -128,7 +136,7 @@ def no_output_below_cli(tree):
 
 def no_mutable_state(tree):
     """No writable static variables below cli/, thread-local ones aside: two machines in one process work."""
-    names = tree.matching(r"src/(?!cli/).*\.c")
+    names = [name for name in tree.matching(r"src/(?!cli/).*\.c") if name != TODO]
     _generate(tree)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
         for found in pool.map(lambda name: _writable_data(tree, name, scratch), names):

@@ -1,5 +1,5 @@
 /*
- * The state a vCPU starts in, for each way of starting a guest.
+ * CPU modes, and the state a vCPU starts in.
  *
  * Each function changes `sregs` from what KVM_GET_SREGS gave to a state that VMX's checks on guest
  * state (SDM 3C §26.3.1) accept too: VMX refuses inconsistent segments that SVM lets pass. Nothing
@@ -11,41 +11,13 @@
 #include <linux/kvm.h>
 #include <stdint.h>
 
-#include "hv/base/err.h"
-#include "hv/mem/mem.h"
-
 enum x86_mode { X86_REAL, X86_PROTECTED, X86_LONG };
 
 /* Real mode with CS:IP = cs:0 based at cs << 4; all other segments based at 0. */
 void x86_real_mode(struct kvm_sregs *sregs, uint16_t cs);
 
-/* Selectors of the table below: the Linux boot protocol's __BOOT_CS and __BOOT_DS, which every
- * other protocol accepts too, and a task register that VMX demands. */
-#define X86_SEL_CODE 0x10
-#define X86_SEL_DATA 0x18
-#define X86_SEL_TSS 0x20
-
-/* 32-bit protected mode, paging off: flat 4 GiB segments with the selectors above, as in the table
- * that x86_write_gdt() puts at `gdt`; GDTR points there. There is no IDT: until the guest has
- * loaded one, an exception is a triple fault. */
-void x86_protected_mode(struct kvm_sregs *sregs, uint64_t gdt);
-
-/* 64-bit mode: paging on with the PML4 at `cr3`, CR0.WP, EFER.LME|LMA|NXE, CR4.PAE; selectors and
- * IDT as above. */
-void x86_long_mode(struct kvm_sregs *sregs, uint64_t gdt, uint64_t cr3);
-
-/* The descriptor table for both: null, null, code 0x10, data 0x18, TSS 0x20 (two entries in long
- * mode; base 0, limit 0x67, busy). `mode` is X86_PROTECTED or X86_LONG. -EFAULT. */
-#define X86_GDT_SIZE 48 /* bytes that x86_write_gdt() writes */
-int x86_write_gdt(const struct mem *mem, uint64_t gdt, enum x86_mode mode) HV_MUST_CHECK;
-
 /* Which mode the registers describe; for explanations. */
 enum x86_mode x86_mode_of(const struct kvm_sregs *sregs);
 const char *x86_mode_name(enum x86_mode mode);
-
-/* The first of VMX's rules on segments, tables and control registers (SDM 3C §26.3.1) that the
- * state breaks, as a sentence in static storage; NULL when it breaks none. With KVM_EXIT_FAIL_ENTRY
- * this is the likely cause. The rules for virtual-8086 mode are not checked. */
-const char *x86_vmx_objection(const struct kvm_sregs *sregs);
 
 #endif

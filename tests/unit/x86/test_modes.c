@@ -6,7 +6,8 @@
 #include <string.h>
 
 #include "hv/base/num.h"
-#include "hv/x86/modes.h"
+#include "hv/x86/flat_modes.h"
+#include "hv/x86/vmx_checks.h"
 #include "support/ram.h"
 
 #define GDT 0x1000

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 #include "hv/base/num.h"
-#include "hv/x86/modes.h"
+#include "hv/x86/flat_modes.h"
 #include "hv/x86/paging.h"
 #include "support/ram.h"
 
