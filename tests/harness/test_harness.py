@@ -218,6 +218,23 @@ class System(unittest.TestCase):
         self.assertEqual(self.run_script(self.script([self.record("a", PASSED)], 125))[-1], ("self-test", FAILED))
         self.assertEqual(self.run_script(self.script([self.record("a", PASSED)], 1))[-1], ("self-test", FAILED))
 
+    def test_a_machine_that_fails_is_followed_by_another_for_what_is_left(self):
+        script = """
+            case "$*" in
+            *--without*) echo 'passed      1.0 s  test_b.T.b'; grep -q test_a.T.a "$LABVM_OUT/done" ;;
+            *) echo 'passed      1.0 s  test_a.T.a'; exit 125 ;;
+            esac"""
+        said = []
+        group = tiers.system_run("self-test", ["sh", "-c", script, "sh"], 30, note=said.append)
+        self.assertEqual([(r.name, r.status) for r in group.results], [("test_a.T.a", PASSED), ("test_b.T.b", PASSED)])
+        self.assertIn("going on in a new one", said[0])
+
+    def test_a_machine_that_fails_every_time_is_a_failure(self):
+        said = []
+        group = tiers.system_run("self-test", ["sh", "-c", "exit 125", "sh"], 30, note=said.append)
+        self.assertEqual([(r.name, r.status) for r in group.results], [("self-test", FAILED)])
+        self.assertEqual(len(said), tiers.MACHINE_TRIES - 1)
+
     def test_no_report_is_a_failure_and_old_ones_do_not_count(self):
         self.run_script(self.script([self.record("old", PASSED)], 0))
         self.assertEqual(self.run_script("exit 0"), [("self-test", FAILED)])
