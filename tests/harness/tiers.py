@@ -75,12 +75,12 @@ def programs(base, pattern, variant, text):
 # --- programs of ours: unittest files ----------------------------------------------------------------
 
 
-def unittest_file(path, limit, text="", name=None):
-    """Runs one file of unittest cases; returns its Group."""
+def unittest_file(path, limit, text="", name=None, env=None):
+    """Runs one file of unittest cases, those whose name has TEXT; returns its Group."""
     name = name or os.path.relpath(path, os.path.join(ROOT, "tests"))
     report = scratch(name.replace("/", "_") + ".jsonl")
     runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), "unittests.py")
-    outcome = process.run([sys.executable, runner, path, report, text], limit)
+    outcome = process.run([sys.executable, runner, path, report, text], limit, env)
     results = _unittest_results(report, path, outcome)
     if not outcome.ok and not any(result.status == FAILED for result in results):
         results.append(Result(name, FAILED, outcome.seconds, outcome.explain()))
@@ -309,11 +309,15 @@ def _system_asan(options):
 
 
 def intel(options):
-    """The system tests that are tagged so, under VT-x: emulated by Bochs, which takes minutes."""
+    """The lab machine with VT-x, emulated by Bochs, which takes minutes; and in it the system tests that are
+    tagged so."""
     broken = prepared()
     if broken:
         yield broken
         return
+    if options.text in "Intel":
+        path, env = os.path.join(ROOT, "tests/labvm/test_labvm.py"), {"LABVM_TEST_INTEL": "1"}
+        yield unittest_file(path, LABVM_LIMIT, "Intel", env=env)
     options.note("back end: the lab machine, VT-x (Bochs)")
     machine = ["tests/labvm/labvm", "run", "--cpu", "intel", "--timeout", str(INTEL_LIMIT)]
     for path in ("build/release/hv", "build/guest", "build/cache/cloud/vmlinuz", "build/cache/initramfs-cloud.cpio"):
