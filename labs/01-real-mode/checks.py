@@ -13,7 +13,7 @@ import subprocess
 PORT = 0xE9
 STATUS_OK, STATUS_TRIPLE_FAULT, STATUS_CRASH = 0, 12, 14
 EXIT_SHUTDOWN = 8
-KNOWN_EXITS = {2, 5, 6, 7, 8, 10, 24}  # IO, HLT, MMIO, IRQ_WINDOW_OPEN, SHUTDOWN, INTR, SYSTEM_EVENT
+KNOWN_EXITS = {2, 5, 6, 7, 8, 10, 24}  # IO, HLT, SHUTDOWN, and those that later labs serve
 # without an interrupt controller HLT comes to hv, in every lab
 RUN = ["run", "--boot", "flat"]
 
@@ -47,6 +47,11 @@ def expect_end(lab, tried, run, out, status=STATUS_OK):
     """The guest printed OUT, no more and no less, and hv ended with STATUS."""
     lab.expect(tried, out, run.out)
     lab.expect(f"{tried}; then the end", f"exit status {status}", run.how())
+
+
+def expect_output(lab, tried, run, out):
+    """The guest printed OUT; how the machine ends is another exercise's business."""
+    lab.expect(tried, out, run.out)
 
 
 def fake_exits(lab, *script):
@@ -300,7 +305,7 @@ PRINT = f"mov $text, %si\n1: lodsb\n out %al, ${PORT}\n dec %cx\n jnz 1b\n"
 def port_output(lab):
     data = word(lab, 24) + b"\n"
     run = hv_guest(lab, f"mov ${len(data)}, %cx\n{PRINT} hlt\ntext: {asm_bytes(data)}")
-    expect_end(lab, "a guest writes to port 0xe9, a byte at a time", run, data)
+    expect_output(lab, "a guest writes to port 0xe9, a byte at a time", run, data)
 
 
 def outs(lab, data, width, suffix, tail="hlt"):
@@ -311,19 +316,19 @@ def outs(lab, data, width, suffix, tail="hlt"):
 
 def string_output(lab):
     data = word(lab, lab.rng.randrange(20, 200))
-    expect_end(lab, "one rep outsb of many bytes", hv_guest(lab, outs(lab, data, 1, "b")), data)
+    expect_output(lab, "one rep outsb of many bytes", hv_guest(lab, outs(lab, data, 1, "b")), data)
     data = word(lab, lab.rng.randrange(5, 50))
-    expect_end(lab, "one rep outsw: of each word the low byte is the port's", hv_guest(lab, outs(lab, data, 2, "w")),
+    expect_output(lab, "one rep outsw: of each word the low byte is the port's", hv_guest(lab, outs(lab, data, 2, "w")),
                data)  # fmt: skip
     data = word(lab, 7)
     code = f"mov ${PORT}, %dx\n mov $end - 1, %si\n mov $7, %cx\n std\n rep outsb\n hlt\ntext: {asm_bytes(data)}\nend:"
-    expect_end(lab, "rep outsb downwards", hv_guest(lab, code), data[::-1])
+    expect_output(lab, "rep outsb downwards", hv_guest(lab, code), data[::-1])
     data = word(lab, 9)
     run, _ = fake_exits(lab, f"out:{PORT}:1:{hex_bytes(data)}")
-    expect_end(lab, f"one KVM_EXIT_IO with a count of {len(data)}", run, data)
+    expect_output(lab, f"one KVM_EXIT_IO with a count of {len(data)}", run, data)
 
 
-# --- 1.7 serve_exit() ---
+# --- 1.7 end_by_exit() ---
 
 
 def halt(lab):
@@ -346,8 +351,6 @@ def unknown_exit(lab):
         run, _ = fake_exits(lab, f"out:{PORT}:1:{hex_bytes(data)}", f"reason:{number}",
                             f"out:{PORT}:1:{hex_bytes(b'more')}")  # fmt: skip
         expect_end(lab, f"the guest prints, then exit reason {number}", run, data, STATUS_CRASH)
-    run, _ = fake_exits(lab, "reason:10", f"out:{PORT}:1:{hex_bytes(data)}")
-    expect_end(lab, "KVM_EXIT_INTR (a signal came), then the guest prints", run, data)
 
 
 # --- the hostile guest ---
