@@ -376,7 +376,7 @@ static int run_once(struct session *s, bool *reboot)
     }
     if (s->opt.uses_stdin && term_raw(STDIN_FILENO) < 0)
         log_msg(&s->log, LOG_WARN, "the terminal cannot be made raw");
-    if (machine_start(s->machine, false, &err) < 0 || machine_run(s->machine, &outcome, &err) < 0) {
+    if (machine_start(s->machine, &err) < 0 || machine_run(s->machine, &outcome, &err) < 0) {
         term_restore();
         complain("%s", err.text);
         return STATUS_HOST;

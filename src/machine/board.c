@@ -6,21 +6,22 @@
  * it is destroyed and saved) and mapped; the order here is the order of saving.
  */
 #include <errno.h>
-#include <inttypes.h>
+#include <inttypes.h> // lab 05
 
-#include "hv/acpi/fixed.h"
-#include "hv/base/num.h"
-#include "hv/devices/acpi_pm.h"
+#include "hv/acpi/fixed.h"      // lab 05
+#include "hv/base/num.h"        // lab 05
+#include "hv/devices/acpi_pm.h" // lab 05
 #include "hv/devices/debug_exit.h"
 #include "hv/devices/debug_port.h"
-#include "hv/devices/i8042.h"
-#include "hv/devices/mc146818.h"
-#include "hv/devices/uart16550.h"
-#include "hv/machine/layout.h"
+#include "hv/devices/i8042.h"     // lab 05
+#include "hv/devices/mc146818.h"  // lab 05
+#include "hv/devices/uart16550.h" // lab 02
+#include "hv/machine/layout.h"    // lab 05
 #include "machine_priv.h"
 
 /* --- what the devices' outputs are connected to --- */
 
+// lab 04 {
 static void drive_gsi(void *ctx, uint32_t gsi, bool level)
 {
     struct machine *m = ctx;
@@ -36,6 +37,7 @@ static struct irq_line gsi_line(struct machine *m, uint32_t gsi)
     irq_init(&line, drive_gsi, m, gsi);
     return line;
 }
+// }
 
 static void end_from_device(struct machine *m, enum machine_end end, uint32_t value)
 {
@@ -46,6 +48,7 @@ static void end_from_device(struct machine *m, enum machine_end end, uint32_t va
     machine_end(m, &outcome);
 }
 
+// lab 05 {
 /* A machine that ends silently is the hardest to understand: a reset always says who asked. */
 static void guest_reset(struct machine *m, const char *how)
 {
@@ -73,6 +76,7 @@ static void on_i8042_reset(void *ctx)
 {
     guest_reset(ctx, "keyboard controller, 0xfe to port 0x64");
 }
+// }
 
 static void on_debug_exit(void *ctx, uint32_t value)
 {
@@ -118,6 +122,7 @@ static int wire_debug_exit(struct machine *m)
     return rc < 0 ? rc : add_at(m, dev, DEBUG_EXIT_PORT, DEBUG_EXIT_SIZE);
 }
 
+// lab 02 {
 static int wire_serial(struct machine *m, unsigned index)
 {
     static const struct {
@@ -136,7 +141,9 @@ static int wire_serial(struct machine *m, unsigned index)
     int rc = uart16550_create(com[index].name, &irq, m->cfg.serial[index], &dev);
     return rc < 0 ? rc : add_at(m, dev, com[index].port, UART_SIZE);
 }
+// }
 
+// lab 05 {
 static int wire_keyboard_controller(struct machine *m)
 {
     struct irq_line irq = gsi_line(m, I8042_IRQ);
@@ -193,6 +200,7 @@ static int wire_power(struct machine *m)
         m->power = dev;
     return rc;
 }
+// }
 
 int board_wire(struct machine *m, struct error *err)
 {
@@ -200,14 +208,18 @@ int board_wire(struct machine *m, struct error *err)
 
     if (rc == 0)
         rc = wire_debug_exit(m);
+    // lab 02 {
     for (unsigned i = 0; rc == 0 && i < MACHINE_SERIAL_PORTS; i++)
         rc = wire_serial(m, i);
+    // }
+    // lab 05 {
     if (rc == 0)
         rc = wire_keyboard_controller(m);
     if (rc == 0)
         rc = wire_clock(m);
     if (rc == 0)
         rc = wire_power(m);
+    // }
     if (rc < 0)
         return error_sys(err, rc, "cannot set up the devices");
     return 0;

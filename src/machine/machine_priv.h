@@ -1,6 +1,6 @@
 /*
  * What the machine's own files share: machine.c (life and death), board.c (the wiring), cpu.c (vCPU
- * threads and the run loop), report.c (explanations).
+ * threads and the run loop), exit.c (what the guest asks of us).
  */
 #ifndef HV_MACHINE_PRIV_H
 #define HV_MACHINE_PRIV_H
@@ -10,26 +10,31 @@
 #include <stdatomic.h>
 
 #include "hv/bus/bus.h"
-#include "hv/bus/irq.h"
-#include "hv/kvm/irqchip.h"
+#include "hv/bus/irq.h"     // lab 04
+#include "hv/kvm/irqchip.h" // lab 04
 #include "hv/kvm/kvm.h"
-#include "hv/kvm/vcpu_state.h"
 #include "hv/machine/machine.h"
 
+// lab 05 {
 #define EXIT_REASONS 64 /* counted one by one; larger numbers together in the last */
 #define LAST_EXITS 32   /* kept in memory for the report, a power of two */
+// }
 #define BOARD_DEVICES_MAX 16
 
 /* What every vCPU is asked to do; read at the top of its loop. */
-enum world { WORLD_RUN, WORLD_PAUSE, WORLD_STOP };
+enum world {
+    WORLD_RUN,
+    WORLD_PAUSE, // lab 04
+    WORLD_STOP,
+};
 
 struct cpu {
     struct machine *m; /* borrowed */
     struct vcpu vcpu;
     pthread_t thread;
     bool started; /* thread is valid; main thread only */
-    bool parked;  /* out of the guest, waiting; guarded by machine.world_lock */
-
+    bool parked; /* out of the guest, waiting; guarded by machine.world_lock */ // lab 04
+    // lab 05 {
     /* Written by the vCPU's thread; read by others only while it is parked or gone. */
     uint64_t exits[EXIT_REASONS];
     uint64_t exit_count;
@@ -39,6 +44,7 @@ struct cpu {
     struct trace_event last_events[LAST_EXITS];
     struct kvm_sync_regs sample; /* registers as of exit number sample_at */
     uint64_t sample_at;          /* 0: no sample yet */
+    // }
 };
 
 struct machine {
@@ -47,41 +53,73 @@ struct machine {
     struct vm vm;
     struct mem mem;
     struct bus pio;
-    struct bus mmio;
+    struct bus mmio;                           // lab 02
     struct device *devices[BOARD_DEVICES_MAX]; /* owned, in order of creation */
     unsigned device_count;
+    // lab 05 {
     struct device *power; /* the ACPI power registers, one of devices; NULL without irqchip */
-    struct boot_entry entry;
     uint64_t created_ns;
     bool can_sample; /* KVM_CAP_SYNC_REGS has registers and segments */
+    // }
+    struct boot_entry entry;
 
     struct cpu *cpus; /* cfg.cpus of them */
 
-    _Atomic int world;          /* enum world */
+    _Atomic int world; /* enum world */
+    // lab 04 {
     pthread_mutex_t world_lock; /* guards parked of all cpus, and changes of world */
     pthread_cond_t world_change;
+    // }
 
     pthread_mutex_t
         end_lock; /* guards ended and outcome; innermost: taken last, no call made under it */
     bool ended;
     struct machine_outcome outcome;
-    struct log_limit unclaimed_limit;
 };
 
-/* Lock order: a device's lock, then end_lock. world_lock is never held with either. */
+/* Lock order: a device's lock, then end_lock. */
+/* world_lock is never held with either. */ // lab 04
 
 /* board.c */
 int board_wire(struct machine *m, struct error *err) HV_MUST_CHECK;
 void board_unwire(struct machine *m);
 
 /* cpu.c */
-int cpu_create(struct machine *m, struct cpu *cpu, unsigned id, const struct kvm_cpuid2 *supported,
-               struct error *err) HV_MUST_CHECK;
+int cpu_create(struct machine *m, struct cpu *cpu, unsigned id, struct error *err) HV_MUST_CHECK;
 void cpu_destroy(struct cpu *cpu);
+/* Sets the registers for the start at `entry`. */
+int cpu_enter(const struct cpu *cpu, const struct boot_entry *entry,
+              struct error *err) HV_MUST_CHECK;
 int cpu_start_thread(struct cpu *cpu, struct error *err) HV_MUST_CHECK;
-/* Makes the vCPU leave the guest soon, or not enter it, so that it looks at machine.world. */
-void cpu_kick(struct cpu *cpu);
 /* The vCPU whose thread this is, or NULL. */
 struct cpu *cpu_current(void);
+/* machine_end(), with the vCPU that brought it about. */
+void cpu_end_machine(struct cpu *cpu, enum machine_end end, uint32_t value);
+
+/* exit.c: answers the exit that cpu->vcpu.run describes. */
+void serve_exit(struct cpu *cpu);
+
+// lab 04 {
+/* world.c. Asks all vCPUs for something, and brings them out of the guest for it. */
+void world_set(struct machine *m, enum world world);
+/* For a vCPU that finds that machine.world is not WORLD_RUN: parks until it changes. False: the
+ * thread has to end. */
+bool world_obey(struct cpu *cpu);
+/* Blocks all signals but the kick, which the next thread inherits; the others belong to the main
+ * thread. *old: what was blocked before. */
+void world_prepare_thread(sigset_t *old);
+// }
+
+// lab 05 {
+/* observe.c: to be called around an entry, and around the exit's service. */
+void observe_init(struct cpu *cpu);
+void observe_entry(struct cpu *cpu);
+struct trace_event *observe_exit(struct cpu *cpu);
+void observe_answer(struct cpu *cpu, struct trace_event *e);
+
+/* firmware.c, identity.c */
+int write_firmware_tables(struct machine *m, struct error *err) HV_MUST_CHECK;
+int identify_cpus(struct machine *m, struct error *err) HV_MUST_CHECK;
+// }
 
 #endif

@@ -18,20 +18,24 @@
 
 #include "hv/base/err.h"
 #include "hv/base/num.h"
-#include "hv/boot/boot.h"
+#include "hv/boot/boot.h" // lab 03
 #include "hv/mem/mem.h"
 
+// lab 03 {
 #define LAYOUT_SCRATCH 0x80000ULL
 #define LAYOUT_SCRATCH_END 0x9f000ULL
+// }
+// lab 05 {
 #define LAYOUT_EBDA 0x9fc00ULL
 #define LAYOUT_RSDP 0xe0000ULL
 #define LAYOUT_ACPI_TABLES 0xe0100ULL
 #define LAYOUT_ACPI_END 0xf0000ULL
-#define LAYOUT_HIGH 0x100000ULL
+// }
+#define LAYOUT_HIGH 0x100000ULL // lab 03
 #define LAYOUT_HOLE 0xc0000000ULL
 #define LAYOUT_HOLE_END 0x100000000ULL
-#define LAYOUT_IOAPIC 0xfec00000ULL
-#define LAYOUT_LAPIC 0xfee00000ULL
+#define LAYOUT_IOAPIC 0xfec00000ULL       // lab 05
+#define LAYOUT_LAPIC 0xfee00000ULL        // lab 05
 #define LAYOUT_IDENTITY_MAP 0xfffbc000ULL /* one page for VMX's real mode; KVM API §4.40 */
 #define LAYOUT_TSS 0xfffbd000ULL          /* three pages; KVM API §4.36 */
 
@@ -44,11 +48,15 @@
 int layout_add_ram(struct mem *mem, uint64_t memory, enum mem_backing backing,
                    struct error *err) HV_MUST_CHECK;
 
+// lab 03 {
 /* The map the boot loaders and the guest see. `acpi`: tables are present. */
 void layout_describe(uint64_t memory, bool acpi, struct boot_layout *out);
+// }
 
+// lab 05 {
 /* The few bytes of the BIOS data area that kernels look at: EBDA segment at 0x40e, base memory at
  * 0x413. */
 int layout_write_bios_data(const struct mem *mem) HV_MUST_CHECK;
+// }
 
 #endif

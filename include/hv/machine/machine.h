@@ -13,40 +13,46 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
+#include <stdio.h> // lab 05
 
 #include "hv/base/err.h"
 #include "hv/base/log.h"
-#include "hv/base/loop.h"
+#include "hv/base/loop.h" // lab 04
 #include "hv/boot/boot.h"
 #include "hv/chr/chr.h"
-#include "hv/machine/trace.h"
+#include "hv/machine/trace.h" // lab 05
 #include "hv/mem/mem.h"
-#include "hv/x86/cpuid.h"
+#include "hv/x86/cpuid.h" // lab 05
 
-#define MACHINE_SERIAL_PORTS 2
+#define MACHINE_SERIAL_PORTS 2 // lab 02
 
 struct machine_config {
     uint64_t memory; /* bytes */
     enum mem_backing backing;
-    unsigned cpus;            /* 1..X86_CPUS_MAX */
-    bool irqchip;             /* false: no interrupt controllers, and HLT ends the machine */
+    unsigned cpus; /* 1..X86_CPUS_MAX */
+    // lab 04 {
+    bool irqchip; /* false: no interrupt controllers, and HLT ends the machine */
+    // }
     const char *kvm_path;     /* KVM_DEVICE, or another for tests */
     struct boot_request boot; /* layout is filled in by the machine; its pointers need to live
                                  until machine_create() returns */
-    struct chr *serial[MACHINE_SERIAL_PORTS]; /* borrowed; NULL: no such port */
-    struct chr *debug;                        /* borrowed; port 0xe9 */
-    struct loop *loop;                        /* borrowed */
-    const struct log *log;                    /* borrowed */
-    const struct trace *trace;                /* borrowed, for at least `cpus` vCPUs; NULL: none */
+    struct chr *serial[MACHINE_SERIAL_PORTS]; /* borrowed; NULL: no such port */ // lab 02
+    struct chr *debug;                /* borrowed; port 0xe9 */
+    struct loop *loop; /* borrowed */ // lab 04
+    const struct log *log;            /* borrowed */
+    const struct trace *trace; /* borrowed, for at least `cpus` vCPUs; NULL: none */ // lab 05
 };
 
 enum machine_end {
-    MACHINE_POWER_OFF,    /* ACPI S5 */
-    MACHINE_RESET,        /* the guest asked for a reset */
-    MACHINE_DEBUG_EXIT,   /* isa-debug-exit; value: what was written */
-    MACHINE_HALTED,       /* HLT without an interrupt controller */
-    MACHINE_QUIT,         /* the user's wish */
+    // lab 05 {
+    MACHINE_POWER_OFF, /* ACPI S5 */
+    MACHINE_RESET,     /* the guest asked for a reset */
+    // }
+    MACHINE_DEBUG_EXIT, /* isa-debug-exit; value: what was written */
+    MACHINE_HALTED,     /* HLT without an interrupt controller */
+    // lab 04 {
+    MACHINE_QUIT, /* the user's wish */
+    // }
     MACHINE_TRIPLE_FAULT, /* KVM_EXIT_SHUTDOWN */
     MACHINE_CRASH,        /* KVM could not go on: FAIL_ENTRY, INTERNAL_ERROR, or an unknown exit */
     MACHINE_HOST_ERROR,   /* an ioctl failed; value: errno */
@@ -64,8 +70,8 @@ int machine_create(const struct machine_config *cfg, struct machine **out,
                    struct error *err) HV_MUST_CHECK;
 void machine_destroy(struct machine *m); /* takes NULL; stops the vCPUs first */
 
-/* Creates the vCPU threads, which start running, or parked if `paused`. */
-int machine_start(struct machine *m, bool paused, struct error *err) HV_MUST_CHECK;
+/* Creates the vCPU threads, which start running; or parked, if the machine was paused before. */
+int machine_start(struct machine *m, struct error *err) HV_MUST_CHECK;
 
 /* Runs the event loop until the machine ends; then all vCPU threads have ended too. */
 int machine_run(struct machine *m, struct machine_outcome *out, struct error *err) HV_MUST_CHECK;
@@ -73,12 +79,15 @@ int machine_run(struct machine *m, struct machine_outcome *out, struct error *er
 /* Ends the machine with `outcome`, unless it has ended already. Any thread; returns at once. */
 void machine_end(struct machine *m, const struct machine_outcome *outcome);
 
+// lab 04 {
 /* Stops the world: returns once every vCPU is out of the guest, with no I/O half done. And lets it
  * go on. Both may be called any number of times. */
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
 bool machine_is_paused(const struct machine *m);
+// }
 
+// lab 05 {
 /* Presses the power button: a guest with ACPI shuts down. */
 void machine_power_button(struct machine *m);
 
@@ -91,10 +100,13 @@ void machine_report(struct machine *m, const struct machine_outcome *outcome, FI
 
 /* Exits by reason and vCPU, guest memory touched, time since creation. */
 void machine_print_stats(const struct machine *m, FILE *out);
+// }
 
+// lab 10 {
 /* --- the parts of the machine's state that must be saved, in order; see machine/board.c --- */
 struct device;
 unsigned machine_device_count(const struct machine *m);
 struct device *machine_device(const struct machine *m, unsigned index);
+// }
 
 #endif
