@@ -27,7 +27,7 @@ TASKS_MAX = 128
 # <linux/landlock.h>: the rights of ABI 1 that change something
 _LANDLOCK_WRITES = 1 << 1 | 1 << 4 | 1 << 5 | sum(1 << bit for bit in range(6, 13))
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -84,6 +84,10 @@ def allowed_beneath(rights, fd):
     return ctypes.create_string_buffer(rights.to_bytes(8, "little") + fd.to_bytes(4, "little"), 12)
 
 
+def has_landlock():
+    return _libc.syscall(_CREATE_RULESET, None, 0, 1) > 0
+
+
 def _limit(what, value):
     _, hard = resource.getrlimit(what)
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -113,6 +117,11 @@ def namespace():
         # The first process of a namespace ignores most signals, its own abort() too: let that be a shell.
         _namespace = [*words, "sh", "-c", '"$@"; exit $?', "sh"] if usable else []
     return _namespace
+
+
+def adopt():
+    """Makes orphans among our descendants ours, so that kill() finds them where there are no namespaces."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 # --- what the parent does ----------------------------------------------------------------------------
@@ -204,15 +213,15 @@ def _watch(process, streams, limit):
                 return f"ended for having more than {TASKS_MAX} processes"
 
 
-def _kill(process):
-    strays = _tasks(process.pid)
-    for pid in [process.pid, *strays]:
-        for kill in (os.killpg, os.kill):
+def kill(leader):
+    """Ends the process group of LEADER and everything that descends from it; the caller waits for it."""
+    strays = _tasks(leader)
+    for pid in [leader, *strays]:
+        for end in (os.killpg, os.kill):
             try:
-                kill(pid, signal.SIGKILL)
+                end(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
-    process.wait()
 
 
 def run(argv, scratch, limit, stdin=b"", report=False, memory=None, cwd=None, env=None):
@@ -240,7 +249,8 @@ def run(argv, scratch, limit, stdin=b"", report=False, memory=None, cwd=None, en
             while streams.pump(0.05) and select.select(list(streams._open), [], [], 0)[0]:
                 pass
     finally:
-        _kill(process)
+        kill(process.pid)
+        process.wait()
         out, err = (bytes(streams.kept[stream.fileno()][:OUTPUT_MAX]) for stream in (process.stdout, process.stderr))
         reported = bytes(streams.kept[ours][:OUTPUT_MAX]) if report else b""
         for stream in (process.stdin, process.stdout, process.stderr):

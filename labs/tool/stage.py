@@ -1,0 +1,243 @@
+"""stage.py: the tree of a lab, made from the one source (DESIGN.md, "One source, a tree per lab").
+
+    files      the union of [stage].files of labs 1 to N
+    tags       a line that ends in `// lab 05`, or a block from `// lab 05 {` to `// }`, is there from lab 05
+               on (`# lab 05` in makefiles); the tags themselves go
+    exercises  between `// SOLUTION 1.4` and `// END 1.4`; open ones get the ELSE text, solved ones the
+               reference. The comment EXERCISE 1.4 stays.
+
+By default every exercise of labs 1 to N is open: that is what a learner's `course` branch holds, and git
+keeps their answers to earlier ones when it is merged. No file may hold exercises of a later lab than N.
+"""
+
+import fnmatch
+import glob
+import os
+import re
+
+from course import CourseError
+
+# The only files that may grow from lab to lab. Whoever wants to add one: can a file be split instead?
+TAGGED = ("src/machine/*", "include/hv/machine/*", "src/cli/*", "Makefile", "guest/guest.mk")
+
+_TAG = re.compile(r"[ \t]*(?://|#) lab (\d\d)( \{)?[ \t]*$")
+_TAGS = re.compile(_TAG.pattern, re.M)
+_TAG_END = re.compile(r"[ \t]*(?://|#) \}[ \t]*$")
+_MARK = re.compile(r"([ \t]*)// (SOLUTION|ELSE|END)(?: (\d+\.\d+))?[ \t]*$")
+_IMAGE = re.compile(r"\]\(([^)#:]+\.(?:svg|png))\)")
+
+GITIGNORE = "build/\n"
+LAB_SCRIPT = """#!/bin/sh
+# lab: the course tool, for this workspace. `./lab` says what is next.
+course=$(git -C "$(dirname -- "$0")" config lab.course) || course=
+if [ ! -x "$course/labs/lab" ]; then
+	echo "lab: the course is not at '$course' (any more): git config lab.course DIRECTORY" >&2
+	exit 2
+fi
+exec "$course/labs/lab" "$@"
+"""
+
+
+def _lines(text):
+    return text.removesuffix("\n").split("\n")
+
+
+def resolve_tags(text, number, name):
+    """TEXT as it is at lab NUMBER."""
+    out, block = [], None  # block: (line number, is it there) of the open one
+    if not _TAGS.search(text):
+        return text
+    for count, line in enumerate(_lines(text), 1):
+        tag = _TAG.search(line)
+        if tag and not any(fnmatch.fnmatch(name, pattern) for pattern in TAGGED):
+            raise CourseError(f"{name}:{count}: a lab tag, in a file that may have none (labs/tool/stage.py)")
+        if tag and tag[2]:
+            if block or line[: tag.start()].strip():
+                raise CourseError(f"{name}:{count}: a block of a lab begins on a line of its own, in no other block")
+            block = (count, int(tag[1]) <= number)
+        elif block and _TAG_END.match(line):
+            block = None
+        elif block and not block[1]:
+            continue
+        elif tag:
+            if int(tag[1]) <= number:
+                out.append(line[: tag.start()])
+        else:
+            out.append(line)
+    if block:
+        raise CourseError(f"{name}:{block[0]}: this block does not end")
+    return "\n".join(out) + "\n"
+
+
+class _Region:
+    def __init__(self, exercise, indent):
+        self.exercise, self.indent = exercise, indent
+        self.solution, self.otherwise, self.has_else = [], [], False
+
+
+def parts(text, name):
+    """The lines of TEXT, with a _Region for each exercise's."""
+    region = None
+    for count, line in enumerate(_lines(text), 1):
+        mark = _MARK.match(line)
+        if not mark:
+            if region is None:
+                yield line
+            elif region.has_else:
+                region.otherwise.append(line)
+            else:
+                region.solution.append(line)
+        elif mark[2] == "SOLUTION" and region is None and mark[3]:
+            region = _Region(mark[3], mark[1])
+        elif mark[2] == "ELSE" and region and not region.has_else:
+            region.has_else = True
+        elif mark[2] == "END" and region and mark[3] == region.exercise:
+            yield region
+            region = None
+        else:
+            raise CourseError(f"{name}:{count}: {line.strip()} does not fit what is before it")
+    if region:
+        raise CourseError(f"{name}: SOLUTION {region.exercise} does not end")
+
+
+def _open_text(region, name):
+    if not region.has_else:
+        return [f'{region.indent}return todo("{region.exercise}");']
+    lines = []
+    for line in region.otherwise:
+        match = re.match(r"([ \t]*)//(?: (.*))?$", line)
+        if not match:
+            raise CourseError(f"{name}: ELSE of {region.exercise}: a line that is no comment: {line}")
+        lines.append((match[1] + (match[2] or "")).rstrip())
+    return lines
+
+
+def references(text, name):
+    """{exercise: reference answer} of a source file."""
+    return {part.exercise: "\n".join(part.solution) for part in parts(text, name) if isinstance(part, _Region)}
+
+
+def resolve_exercises(text, name, number, solved, answers):
+    """TEXT with each exercise open, or with its reference if SOLVED says so; ANSWERS {exercise: text} are
+    put instead of a reference."""
+    if "// SOLUTION " not in text:
+        return text
+    out = []
+    for part in parts(text, name):
+        if not isinstance(part, _Region):
+            out.append(part)
+            continue
+        if int(part.exercise.partition(".")[0]) > number:
+            raise CourseError(f"{name}: exercise {part.exercise} is of a later lab than {number}")
+        if part.exercise in answers:
+            out += answers[part.exercise].split("\n")
+        else:
+            out += part.solution if solved(part.exercise) else _open_text(part, name)
+    return "\n".join(out) + "\n"
+
+
+def names(course, number):
+    """The names of the files of stage NUMBER, sorted."""
+    found = set()
+    for lab in course.upto(number):
+        if not lab.files:
+            raise CourseError(f"{lab.name}/lab.toml says not yet which files its stage has")
+        for pattern in lab.files:
+            paths = [path for path in glob.glob(pattern, root_dir=course.root, recursive=True)
+                     if os.path.isfile(os.path.join(course.root, path))]  # fmt: skip
+            if not paths:
+                raise CourseError(f"{lab.name}/lab.toml: no file is called {pattern}")
+            found.update(paths)
+    return sorted(found)
+
+
+def _handout(course, number):
+    """The handouts of labs 1 to NUMBER with their figures."""
+    for lab in course.upto(number):
+        name = f"labs/{lab.name}/README.md"
+        path = os.path.join(course.root, name)
+        if not os.path.exists(path):
+            continue
+        yield name
+        with open(path, encoding="utf-8") as file:
+            for image in _IMAGE.findall(file.read()):
+                figure = os.path.normpath(os.path.join("labs", lab.name, image))
+                if not figure.startswith("..") and os.path.exists(os.path.join(course.root, figure)):
+                    yield figure
+
+
+def generate(course, number, solved=lambda exercise: False, answers=None):
+    """{name: (bytes, executable)} of the tree at lab NUMBER."""
+    tree = {".gitignore": (GITIGNORE.encode(), False), "lab": (LAB_SCRIPT.encode(), True)}
+    for name in names(course, number):
+        path = os.path.join(course.root, name)
+        with open(path, "rb") as file:
+            data = file.read()
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            text = None
+        if text is not None:
+            text = resolve_tags(text, number, name)
+            data = resolve_exercises(text, name, number, solved, answers or {}).encode()
+        tree[name] = (data, os.access(path, os.X_OK))
+    for name in _handout(course, number):
+        with open(os.path.join(course.root, name), "rb") as file:
+            tree[name] = (file.read(), False)
+    return tree
+
+
+def _is(path, data):
+    """Is PATH a plain file that holds DATA?"""
+    try:
+        with open(path, "rb") as file:
+            return not os.path.islink(path) and file.read() == data
+    except OSError:
+        return False
+
+
+def write(tree, directory):
+    """Makes DIRECTORY hold TREE and, below build/, what was there. Files that are right already stay as
+    they are, so that make does little."""
+    os.makedirs(directory, exist_ok=True)
+    for base, directories, files in os.walk(directory):
+        if base == directory:
+            directories[:] = [each for each in directories if each not in ("build", ".git")]
+        for each in files:
+            path = os.path.join(base, each)
+            if os.path.relpath(path, directory) not in tree:
+                os.unlink(path)
+    for name, (data, executable) in tree.items():
+        path = os.path.join(directory, name)
+        if _is(path, data):
+            continue
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.lexists(path):
+            os.unlink(path)
+        with open(path, "wb") as file:
+            file.write(data)
+        os.chmod(path, 0o755 if executable else 0o644)
+
+
+# --- an exercise in a file, a learner's or ours ------------------------------------------------------
+
+
+def span(text, exercise):
+    """(start, end) of an exercise in TEXT: from its comment to the end of its function; None if the
+    comment is gone."""
+    start = re.search(rf"^[ \t]*/\* EXERCISE {re.escape(exercise)}\b", text, re.M)
+    if not start:
+        return None
+    end = re.compile(r"^\}.*$", re.M).search(text, start.end())
+    return (start.start(), end.end() if end else len(text))
+
+
+def exercise_text(text, exercise):
+    place = span(text, exercise)
+    return text[place[0] : place[1]] if place else None
+
+
+def transplant(text, exercise, source):
+    """TEXT with this exercise as SOURCE, another version of the file, has it; None if either lacks it."""
+    place, other = span(text, exercise), exercise_text(source, exercise)
+    return text[: place[0]] + other + text[place[1] :] if place and other is not None else None
