@@ -1,5 +1,6 @@
 /*
- * Output to a log file, up to a size that the user chose, so that a guest cannot fill the disk.
+ * Output to a log file, up to a size that the user chose, so that a guest cannot fill the disk; or
+ * to any descriptor that somebody else has opened.
  *
  * Every write goes to the kernel at once: what the guest said last is what one wants to read after
  * a crash.
@@ -7,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -16,7 +18,8 @@
 
 struct chr_file {
     struct chr chr;
-    int fd;               /* owned */
+    int fd;
+    bool owned;           /* fd is ours to close */
     pthread_mutex_t lock; /* guards room */
     uint64_t room;        /* bytes that may still be written */
 };
@@ -55,16 +58,40 @@ static void file_destroy(struct chr *chr)
 {
     struct chr_file *f = container_of(chr, struct chr_file, chr);
 
-    fd_close(&f->fd);
+    if (f->owned)
+        fd_close(&f->fd);
     (void)pthread_mutex_destroy(&f->lock); /* fails only for a locked mutex: a bug of ours */
     free(f);
 }
 
 static const struct chr_ops file_ops = {.write = file_write, .destroy = file_destroy};
 
-int chr_file_create(const char *path, uint64_t max_bytes, struct chr **out, struct error *err)
+static struct chr_file *create(void)
 {
     struct chr_file *f = calloc(1, sizeof(*f));
+
+    if (f) {
+        chr_init(&f->chr, &file_ops);
+        (void)pthread_mutex_init(&f->lock, NULL); /* cannot fail on Linux */
+        f->room = UINT64_MAX;
+    }
+    return f;
+}
+
+int chr_fd_create(int fd, struct chr **out)
+{
+    struct chr_file *f = create();
+
+    if (!f)
+        return -ENOMEM;
+    f->fd = fd;
+    *out = &f->chr;
+    return 0;
+}
+
+int chr_file_create(const char *path, uint64_t max_bytes, struct chr **out, struct error *err)
+{
+    struct chr_file *f = create();
 
     if (!f)
         return error_sys(err, -ENOMEM, "%s", path);
@@ -72,12 +99,12 @@ int chr_file_create(const char *path, uint64_t max_bytes, struct chr **out, stru
     f->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
     if (f->fd < 0) {
         int code = error_sys(err, -errno, "%s", path);
-        free(f);
+        file_destroy(&f->chr);
         return code;
     }
-    chr_init(&f->chr, &file_ops);
-    (void)pthread_mutex_init(&f->lock, NULL); /* cannot fail on Linux */
-    f->room = max_bytes ? max_bytes : UINT64_MAX;
+    f->owned = true;
+    if (max_bytes)
+        f->room = max_bytes;
     *out = &f->chr;
     return 0;
 }

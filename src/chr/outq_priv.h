@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "hv/chr/chr.h"
+#include "hv/chr/stream.h"
 
 struct outq {
     struct chr *chr; /* borrowed: whose drops and errors these are */

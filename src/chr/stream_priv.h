@@ -8,7 +8,7 @@
 #define HV_CHR_STREAM_PRIV_H
 
 #include "chr/outq_priv.h"
-#include "hv/chr/chr.h"
+#include "hv/chr/stream.h"
 
 struct stream {
     struct chr chr;

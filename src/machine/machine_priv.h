@@ -117,6 +117,9 @@ void observe_entry(struct cpu *cpu);
 struct trace_event *observe_exit(struct cpu *cpu);
 void observe_answer(struct cpu *cpu, struct trace_event *e);
 
+/* explain.c: last exits, registers, page walks, instruction bytes, likely cause. */
+void explain(const struct machine *m, const struct machine_outcome *outcome, FILE *out);
+
 /* firmware.c, identity.c */
 int write_firmware_tables(struct machine *m, struct error *err) HV_MUST_CHECK;
 int identify_cpus(struct machine *m, struct error *err) HV_MUST_CHECK;

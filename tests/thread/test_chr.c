@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "hv/base/fd.h"
-#include "hv/chr/chr.h"
+#include "hv/chr/stream.h"
 #include "thread/crew.h"
 
 #define WRITERS 4

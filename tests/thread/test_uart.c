@@ -11,6 +11,7 @@
 
 #include "hv/base/fd.h"
 #include "hv/bus/bus.h"
+#include "hv/chr/stream.h"
 #include "hv/devices/uart16550.h"
 #include "thread/crew.h"
 

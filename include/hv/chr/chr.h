@@ -26,7 +26,6 @@
 #include <sys/types.h>
 
 #include "hv/base/err.h"
-#include "hv/base/loop.h"
 
 #define CHR_OUTPUT_MAX (64U << 10)
 #define CHR_AHEAD_MAX 1024U
@@ -78,29 +77,20 @@ void chr_flush(struct chr *chr);
 
 void chr_destroy(struct chr *chr); /* flushes; takes NULL */
 
-/* --- Back ends. Each returns 0 and the back end, or -errno. --- */
+/* --- Back ends. Each returns 0 and the back end, or -errno. Those with input are in stream.h. ---
+ */
 
 /* Swallows output, has no input. */
 int chr_null_create(struct chr **out) HV_MUST_CHECK;
-
-/* Two descriptors (borrowed, different), for instance 0 and 1; in_fd -1: no input. Their flags are
- * left alone, since other processes may share them. `escape`: called with the character typed after
- * Ctrl-A, on the loop's thread; it must not destroy the back end. NULL: Ctrl-A is an ordinary
- * character. Ctrl-A Ctrl-A or Ctrl-A a sends one Ctrl-A. From a terminal, escapes work even while
- * the guest reads nothing. End of input just ends input. SIGPIPE must be ignored. */
-typedef void chr_escape_fn(void *ctx, char c);
-int chr_fds_create(struct loop *loop, int in_fd, int out_fd, chr_escape_fn *escape, void *ctx,
-                   struct chr **out) HV_MUST_CHECK;
-
-/* A new pseudo-terminal in raw mode; `path` gets the slave's name (-ERANGE: too long). A reader may
- * come and go. While none is there nobody waits for it: what fills the buffer is kept for the next
- * one, and the rest is dropped. */
-int chr_pty_create(struct loop *loop, char *path, size_t path_size, struct chr **out) HV_MUST_CHECK;
 
 /* Output to a file, created or truncated, at most `max_bytes` (0: no limit); the rest is dropped.
  * No input. */
 int chr_file_create(const char *path, uint64_t max_bytes, struct chr **out,
                     struct error *err) HV_MUST_CHECK;
+
+/* Output to a descriptor (borrowed), each write at once; one that blocks holds up the vCPU. No
+ * input. */
+int chr_fd_create(int fd, struct chr **out) HV_MUST_CHECK;
 
 /* For tests: output is kept (the first `keep` bytes), input is given with chr_mem_type(). */
 int chr_mem_create(size_t keep, struct chr **out) HV_MUST_CHECK;

@@ -13,7 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h> // lab 05
+#include <stdio.h>
 
 #include "hv/base/err.h"
 #include "hv/base/log.h"
@@ -79,6 +79,10 @@ int machine_run(struct machine *m, struct machine_outcome *out, struct error *er
 /* Ends the machine with `outcome`, unless it has ended already. Any thread; returns at once. */
 void machine_end(struct machine *m, const struct machine_outcome *outcome);
 
+/* Why the machine died, for a person. For an outcome that is TRIPLE_FAULT or CRASH, after
+ * machine_run(). */
+void machine_report(struct machine *m, const struct machine_outcome *outcome, FILE *out);
+
 // lab 04 {
 /* Stops the world: returns once every vCPU is out of the guest, with no I/O half done. And lets it
  * go on. Both may be called any number of times. */
@@ -93,10 +97,6 @@ void machine_power_button(struct machine *m);
 
 /* Which boot protocol was used. */
 enum boot_protocol machine_protocol(const struct machine *m);
-
-/* Why the machine died, for a person: last exits, registers, page walks, instruction bytes, likely
- * cause. For an outcome that is TRIPLE_FAULT or CRASH, after machine_run(). */
-void machine_report(struct machine *m, const struct machine_outcome *outcome, FILE *out);
 
 /* Exits by reason and vCPU, guest memory touched, time since creation. */
 void machine_print_stats(const struct machine *m, FILE *out);

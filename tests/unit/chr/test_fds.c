@@ -12,7 +12,7 @@
 
 #include "hv/base/fd.h"
 #include "hv/base/loop.h"
-#include "hv/chr/chr.h"
+#include "hv/chr/stream.h"
 #include "support/fake_front.h"
 #include "support/tmp.h"
 

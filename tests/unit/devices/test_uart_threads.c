@@ -13,6 +13,7 @@
 #include "hv/base/fd.h"
 #include "hv/base/loop.h"
 #include "hv/bus/bus.h"
+#include "hv/chr/stream.h"
 #include "hv/devices/uart16550.h"
 
 #define BYTES 40000
