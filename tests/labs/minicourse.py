@@ -114,7 +114,7 @@ points = 50
 tier = "unit"
 title = "sums are right"
 section = "#11-add"
-limit = 10
+limit = 4
 [[check]]
 name = "doubles"
 exercise = "1.2"
@@ -122,7 +122,7 @@ points = 30
 tier = "unit"
 title = "doubles are right"
 section = "#12-twice"
-limit = 10
+limit = 4
 [[check]]
 name = "large"
 exercise = "hostile"
@@ -182,7 +182,7 @@ points = 100
 tier = "unit"
 title = "halves are right"
 section = "#21-half"
-limit = 10
+limit = 4
 """,
     "labs/02-two/checks.py": """\
 def halves(lab):

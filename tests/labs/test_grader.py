@@ -1,0 +1,216 @@
+"""test_grader.py: what a learner's tree is worth, and what it cannot do to the grader."""
+
+import os
+import unittest
+
+from minicourse import CourseCase
+
+import grader
+import stage
+from course import Course
+
+ADD = "src/base/add.c"
+
+
+class GraderCase(CourseCase):
+    def setUp(self):
+        super().setUp()
+        self.space = os.path.join(self.scratch, "space")
+
+    def workspace(self, solved=True, number=1):
+        stage.write(stage.generate(self.course, number, lambda exercise: solved), self.space)
+
+    def grade(self, **more):
+        return grader.grade(self.course, more.pop("number", 1), self.space, "seed", **more)
+
+    def verdicts(self, result):
+        return {record["name"]: record["verdict"] for record in result["checks"]}
+
+
+class Scores(GraderCase):
+    def test_a_skeleton_scores_nothing_and_says_what_is_not_written(self):
+        self.workspace(solved=False)
+        result = self.grade()
+        self.assertEqual((result["score"], result["max"], result["verdict"]), (0, 100, grader.FAILED))
+        self.assertEqual([record["unwritten"] for record in result["checks"]], ["1.1", "1.2", "1.1"])
+
+    def test_the_reference_scores_everything_whatever_the_seed(self):
+        self.workspace()
+        for seed in ("a", "b"):
+            result = grader.grade(self.course, 1, self.space, seed)
+            self.assertEqual((result["score"], result["verdict"]), (100, grader.PASSED))
+
+    def test_one_exercise_is_graded_alone(self):
+        self.workspace()
+        result = self.grade(exercise="1.2")
+        self.assertEqual(list(self.verdicts(result)), ["doubles"])
+        self.assertEqual(result["max"], 30)
+
+    def test_checks_are_told_in_order(self):
+        self.workspace()
+        told = []
+        self.grade(told=lambda record: told.append(record["name"]))
+        self.assertEqual(told, ["sums", "doubles", "large"])
+
+    def test_a_failure_has_its_five_parts(self):
+        self.workspace()
+        self.change(self.space, ADD, "2 * a", "3 * a + 1")
+        record = self.grade()["checks"][1]
+        self.assertEqual(record["verdict"], grader.FAILED)
+        self.assertIn("twice(", record["tried"])
+        self.assertTrue(record["expected"] and record["got"] and record["section"] == "#12-twice")
+        self.assertEqual(record["exits"], [])
+
+    def test_an_earlier_lab_is_graded_in_its_own_tree(self):
+        self.workspace(number=2)
+        self.assertEqual(self.grade(number=1)["score"], 100)
+        self.assertEqual(self.grade(number=2)["score"], 100)
+
+
+class OtherVerdicts(GraderCase):
+    def judged(self, body):
+        self.put(self.root, "labs/01-one/checks.py", f"import grading\ndef sums(lab):\n    {body}\ndoubles = large = sums\n")
+        self.workspace()
+        return self.grade()
+
+    def test_what_cannot_run_scores_nothing_and_is_no_failure(self):
+        result = self.judged("raise grading.CannotRun('no such tool')")
+        self.assertEqual((result["score"], result["verdict"]), (0, grader.CANNOT_RUN))
+        self.assertEqual(result["checks"][0]["why"], "no such tool")
+
+    def test_a_mistake_of_the_check_is_a_grader_error(self):
+        result = self.judged("1 / 0")
+        self.assertEqual((result["score"], result["verdict"]), (0, grader.ERROR))
+        self.assertIn("ZeroDivisionError", result["checks"][0]["why"])
+
+    def test_a_check_that_dies_is_a_grader_error(self):
+        self.assertEqual(self.judged("import os; os._exit(0)")["verdict"], grader.ERROR)
+
+    def test_a_driver_that_does_not_compile_is_a_grader_error(self):
+        self.put(self.root, "labs/01-one/drivers/twice.c", "broken")
+        self.workspace()
+        self.assertEqual(self.verdicts(self.grade())["doubles"], grader.ERROR)
+
+    def test_the_worst_verdict_decides(self):
+        order = [grader.PASSED, grader.FAILED, grader.CANNOT_RUN, grader.ERROR]
+        for worst in range(1, 5):
+            records = [{"verdict": verdict} for verdict in order[:worst]]
+            self.assertEqual(grader.verdict_of(records), order[worst - 1])
+        self.assertEqual(len(set(grader.EXIT.values())), 4)
+
+
+class Hostile(GraderCase):
+    """A bad submission costs its own points."""
+
+    def sabotage(self, code, includes="#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n#include <signal.h>\n"):
+        self.workspace()
+        self.change(self.space, ADD, "int sum = a + b;", f"{code}\n    int sum = a + b + 1;")
+        self.change(self.space, ADD, '#include "base/base.h"\n', f'#include "base/base.h"\n{includes}')
+
+    def assert_only_doubles_score(self, result):
+        self.assertEqual(self.verdicts(result),
+                         {"sums": grader.FAILED, "doubles": grader.PASSED, "large": grader.FAILED})  # fmt: skip
+
+    def test_what_does_not_compile_says_so(self):
+        self.workspace()
+        self.change(self.space, ADD, "int sum", "inf sum")
+        result = self.grade()
+        self.assertEqual((result["score"], result["verdict"]), (0, grader.FAILED))
+        self.assertIn("error", result["checks"][0]["got"])
+
+    def test_warnings_cost_nothing(self):
+        self.workspace()
+        self.change(self.space, ADD, "int sum", "int unused; int sum")
+        result = self.grade()
+        self.assertEqual(result["score"], 100)
+        self.assertEqual(result["build"]["warnings"], 1)
+
+    def test_a_missing_file_says_so(self):
+        self.workspace()
+        os.unlink(os.path.join(self.space, ADD))
+        result = self.grade()
+        self.assertEqual(result["score"], 0)
+        self.assertIn("add.c: no such file", result["checks"][0]["got"])
+
+    def test_links_are_not_followed(self):
+        self.workspace()
+        os.rename(os.path.join(self.space, ADD), os.path.join(self.space, "elsewhere.c"))
+        os.symlink("../../elsewhere.c", os.path.join(self.space, ADD))
+        self.assertIn("symbolic link", self.grade()["checks"][0]["got"])
+
+    def test_a_huge_file_is_not_taken(self):
+        self.workspace()
+        self.put(self.space, ADD, "/" * (grader.SOURCE_MAX + 1))
+        self.assertIn("larger", self.grade()["checks"][0]["got"])
+
+    def test_other_files_of_theirs_are_ignored(self):
+        self.workspace(solved=False)
+        self.put(self.space, "Makefile", "build/release/hv:\n\tcp /bin/true $@\n")
+        self.put(self.space, "src/base/todo.c", "broken")
+        self.put(self.space, "labs/01-one/checks.py", "def sums(lab): pass\n")
+        self.assertEqual(self.grade()["score"], 0)
+
+    def test_a_loop_is_told_as_a_hang(self):
+        self.sabotage("for (;;) ;")
+        result = self.grade()
+        self.assert_only_doubles_score(result)
+        self.assertIn("no end after", result["checks"][2]["got"])
+
+    def test_printing_verdicts_scores_nothing(self):
+        fake = r'{\"verdict\": \"passed\", \"score\": 100}'
+        self.sabotage(f'for (int fd = 1; fd < 64; fd++) dprintf(fd, "{fake}\\n");')
+        self.assert_only_doubles_score(self.grade())
+
+    def test_forks_and_kills_and_deletions_stay_inside(self):
+        mine = os.path.join(self.root, "Makefile")
+        self.sabotage(f'kill(getppid(), SIGKILL); unlink("{mine}"); system("rm -rf ../tree; rm -rf {self.space}/src");'
+                      " while (fork() >= 0) ;")  # fmt: skip
+        self.assert_only_doubles_score(self.grade())
+        self.assertTrue(os.path.exists(mine))
+        self.assertTrue(os.path.exists(os.path.join(self.space, ADD)))
+
+    def test_compiling_them_ends(self):
+        self.workspace()
+        self.change(self.space, ADD, '#include "base/base.h"', '#include "add.c"')
+        self.assertEqual(self.grade()["verdict"], grader.FAILED)
+
+    def test_the_next_grading_is_not_touched(self):
+        self.sabotage('system("rm -rf ../tree/*");')
+        self.grade()
+        self.workspace()
+        self.assertEqual(self.grade()["score"], 100)
+
+    def test_nothing_stays_in_the_temporary_directory(self):
+        os.environ["TMPDIR"], before = self.scratch, os.environ.get("TMPDIR")
+        try:
+            grader.tempfile.tempdir = None
+            self.workspace()
+            self.grade()
+            self.assertEqual([name for name in os.listdir(self.scratch) if name.startswith("lab-")], [])
+        finally:
+            grader.tempfile.tempdir = None
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
+
+
+class Descriptions(GraderCase):
+    def refused(self, old, new):
+        self.change(self.root, "labs/01-one/lab.toml", old, new)
+        with self.assertRaisesRegex(Exception, "lab.toml") as caught:
+            Course(self.root)
+        return str(caught.exception)
+
+    def test_unknown_words_are_refused(self):
+        self.assertIn("pints", self.refused("points = 50", "pints = 50"))
+
+    def test_a_check_of_no_exercise_is_refused(self):
+        self.assertIn("sums", self.refused('exercise = "1.1"', 'exercise = "1.9"'))
+
+    def test_names_occur_once(self):
+        self.assertIn("twice", self.refused('name = "large"', 'name = "sums"'))
+
+
+if __name__ == "__main__":
+    unittest.main()
