@@ -42,6 +42,13 @@ def without_answers(text, name):
     return "\n".join(out) + "\n"
 
 
+def _is_text(data):
+    try:
+        return bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def files(course, number):
     """{name: (bytes, executable)} of the bundle."""
     bundle = {}
@@ -49,8 +56,9 @@ def files(course, number):
         path = os.path.join(course.root, name)
         with open(path, "rb") as file:
             data = file.read()
-        if b"// SOLUTION " in data:
-            data = without_answers(data.decode(), name).encode()
+        if _is_text(data):
+            text = stage.resolve_tags(data.decode(), number, name, keep=True)
+            data = (without_answers(text, name) if "// SOLUTION " in text else text).encode()
         bundle[name] = (data, os.access(path, os.X_OK))
     wanted = ["labs/lab", "labs/tool", "labs/README.md", "slides/figures", "LICENSE"]
     for start in wanted + [f"labs/{lab.name}" for lab in course.upto(number)]:

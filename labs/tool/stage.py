@@ -18,7 +18,8 @@ import re
 from course import CourseError
 
 # The only files that may grow from lab to lab. Whoever wants to add one: can a file be split instead?
-TAGGED = ("src/machine/*", "include/hv/machine/*", "src/cli/*", "Makefile", "guest/guest.mk")
+TAGGED = ("src/machine/*", "include/hv/machine/*", "src/cli/*", "include/hv/boot/boot.h", "src/boot/boot.c",
+          "src/boot/boot_priv.h", "Makefile", "guest/guest.mk")  # fmt: skip
 
 _TAG = re.compile(r"[ \t]*(?://|#) lab (\d\d)( \{)?[ \t]*$")
 _TAGS = re.compile(_TAG.pattern, re.M)
@@ -42,8 +43,9 @@ def _lines(text):
     return text.removesuffix("\n").split("\n")
 
 
-def resolve_tags(text, number, name):
-    """TEXT as it is at lab NUMBER."""
+def resolve_tags(text, number, name, keep=False):
+    """TEXT as it is at lab NUMBER; with KEEP the tags of what is there stay, for whoever makes earlier
+    stages of it."""
     out, block = [], None  # block: (line number, is it there) of the open one
     if not _TAGS.search(text):
         return text
@@ -51,19 +53,19 @@ def resolve_tags(text, number, name):
         tag = _TAG.search(line)
         if tag and not any(fnmatch.fnmatch(name, pattern) for pattern in TAGGED):
             raise CourseError(f"{name}:{count}: a lab tag, in a file that may have none (labs/tool/stage.py)")
-        if tag and tag[2]:
-            if block or line[: tag.start()].strip():
-                raise CourseError(f"{name}:{count}: a block of a lab begins on a line of its own, in no other block")
-            block = (count, int(tag[1]) <= number)
-        elif block and _TAG_END.match(line):
+        opens, closes = tag and tag[2], block and _TAG_END.match(line)
+        if opens and (block or line[: tag.start()].strip()):
+            raise CourseError(f"{name}:{count}: a block of a lab begins on a line of its own, in no other block")
+        there = int(tag[1]) <= number if tag else True
+        if there and (block is None or block[1]):
+            if keep:
+                out.append(line)
+            elif not (opens or closes):
+                out.append(line[: tag.start()] if tag else line)
+        if opens:
+            block = (count, there)
+        elif closes:
             block = None
-        elif block and not block[1]:
-            continue
-        elif tag:
-            if int(tag[1]) <= number:
-                out.append(line[: tag.start()])
-        else:
-            out.append(line)
     if block:
         raise CourseError(f"{name}:{block[0]}: this block does not end")
     return "\n".join(out) + "\n"
