@@ -404,13 +404,15 @@ def flood(lab):
 
 
 def spinning(lab):
-    """A guest without exits: only a signal ends it."""
+    """Signals while the guest runs: harmless ones change nothing, SIGTERM ends a guest without exits."""
     data = word(lab, 6)
+    half = [f"out:{PORT}:1:{hex_bytes(part)}" for part in (data[:3], data[3:])]
+    run, _ = fake_exits(lab, "EINTR", "EINTR", half[0], "EAGAIN", "EINTR", half[1])
+    expect_end(lab, "KVM_RUN is interrupted before and between two exits", run, data)
     guest = lab.guest(f"mov $6, %cx\n{PRINT} 1: jmp 1b\ntext: {asm_bytes(data)}")
     hv = os.path.join(lab.tree, "build/release/hv")
-    run = lab.run(["timeout", "--signal=TERM", "--kill-after=5", "1.5", hv, *RUN, "--kernel", guest], limit=12)
-    tried = "a guest prints, then loops for ever; after 1.5 s hv is sent SIGTERM"
+    run = lab.run(["timeout", "--signal=TERM", "--kill-after=5", "1", hv, *RUN, "--kernel", guest], limit=12)
+    tried = "a guest prints, then loops for ever; after 1 s hv is sent SIGTERM"
     lab.expect(f"{tried}: the output", data, run.out)
     lab.expect(f"{tried}: the end", "soon after (timeout's status 124)", "soon after (timeout's status 124)"
                if run.status == 124 else f"{run.how()}, after {run.seconds:.1f} s")  # fmt: skip
-
