@@ -14,6 +14,7 @@ PORT = 0xE9
 STATUS_OK, STATUS_TRIPLE_FAULT, STATUS_CRASH = 0, 12, 14
 EXIT_SHUTDOWN = 8
 KNOWN_EXITS = {2, 5, 6, 7, 8, 10, 24}  # IO, HLT, SHUTDOWN, and those that later labs serve
+NAMED_EXITS = {9: "FAIL_ENTRY", 17: "INTERNAL_ERROR"}
 # without an interrupt controller HLT comes to hv, in every lab
 RUN = ["run", "--boot", "flat"]
 
@@ -350,12 +351,16 @@ def shutdown(lab):
 
 
 def unknown_exit(lab):
-    reason = lab.rng.choice([n for n in range(1, 40) if n not in KNOWN_EXITS and n != 17])
+    unused = lab.rng.choice([number for number in range(1, 40) if number not in KNOWN_EXITS | NAMED_EXITS.keys()])
     data = word(lab, 4)
-    for number in (reason, 17, 1000 + reason):
+    for number in (unused, 1000 + unused, *NAMED_EXITS):
+        tried = f"the guest prints, then exit reason {number}"
         run, _ = fake_exits(lab, f"out:{PORT}:1:{hex_bytes(data)}", f"reason:{number}",
                             f"out:{PORT}:1:{hex_bytes(b'more')}")  # fmt: skip
-        expect_end(lab, f"the guest prints, then exit reason {number}", run, data, STATUS_CRASH)
+        expect_end(lab, tried, run, data, STATUS_CRASH)
+        name = NAMED_EXITS.get(number, "")
+        lab.expect_true(f"{tried}: hv's report", f"names KVM_EXIT_{name}", name.encode() in run.err,
+                        run.err.decode(errors="replace"))  # fmt: skip
 
 
 # --- the hostile guest ---

@@ -6,6 +6,7 @@
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -71,18 +72,24 @@ def tree(course, options, screen):
 
 def verify_labs(course, options, screen):
     numbers = [options.number] if options.number is not None else sorted(course.labs)
-    worst = []
+    worst, records = [], []
     for number in numbers:
         lab = course.lab(number)
+        if not lab.files:
+            continue  # the tour
         screen.line(screen.paint(f"lab {lab.name}", "bold"))
-        if not lab.exercises:
-            continue
         verifier = verify.Verifier(course, lab, screen.step, options.seed)
         steps = verifier.run()
         mutants = [step for step in steps if step.name.startswith("mutant")]
         caught = sum(step.verdict == grader.PASSED for step in mutants)
-        screen.line(f"{caught} of {len(mutants)} mutants caught; lab {number}: {verifier.verdict()}")
+        count = f"{caught} of {len(mutants)} mutants caught; " if lab.ready() else ""
+        screen.line(f"{count}lab {number}: {verifier.verdict()}")
         worst.append({"verdict": verifier.verdict()})
+        records += [{"name": f"{lab.name} {step.name}", "verdict": step.verdict, "seconds": round(step.seconds, 2),
+                     "detail": "\n".join(step.notes)} for step in steps]  # fmt: skip
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(records, file, indent=1)
     return grader.EXIT[grader.verdict_of(worst)]
 
 
@@ -133,10 +140,15 @@ def start(course, options, screen):
     return 0 if space else USAGE
 
 
+def _follows(course, number):
+    """Is there a lab after NUMBER that can be done?"""
+    return number + 1 in course.labs and course.lab(number + 1).ready()
+
+
 def next_lab(course, options, screen):
     space = workspace.find(course)
     number = space.number()
-    if number + 1 not in course.labs:
+    if not _follows(course, number):
         screen.line(f"lab {number} is the last one that there is so far.")
         return 0
     result = space.known_result(number)
@@ -196,7 +208,7 @@ def _next_step(course, space, written):
     number = space.number()
     result, lab = space.known_result(number), course.lab(number)
     if result and result["score"] == result["max"]:
-        return "`lab next`" if number + 1 in course.labs else "nothing: this was the last lab that there is"
+        return "`lab next`" if _follows(course, number) else "nothing: this was the last lab that there is"
     if result:
         record = next(record for record in result["checks"] if record["verdict"] != grader.PASSED)
         return f"{record['exercise']}, {record['title']}; `lab hint` helps"
@@ -349,7 +361,8 @@ def _parser():
     command("handout", make_handout, "for lecturers: the course without its solutions",
             arg("--labs", required=True, metavar="1-N"), arg("--out", required=True, metavar="FILE"))  # fmt: skip
     command("verify", verify_labs, "for authors: prove a lab right",
-            arg("number", nargs="?", type=int, metavar="N"), seed)  # fmt: skip
+            arg("number", nargs="?", type=int, metavar="N"), seed,
+            arg("--json", metavar="FILE", help="the steps and their verdicts"))  # fmt: skip
     command("tree", tree, "for authors: the tree of a lab, its exercises open",
             arg("number", type=int, metavar="N"), arg("dir", metavar="DIR"),
             arg("--solved", action="store_true", help="with the reference everywhere"),

@@ -69,6 +69,10 @@ class Lab:
         if len(set(names)) != len(names) or len(known) != len(self.exercises) + 1:
             raise CourseError(f"{path}: a name occurs twice")
 
+    def ready(self):
+        """Can it be done yet? Otherwise it has no more than a stage."""
+        return bool(self.exercises and self.checks)
+
     def points(self):
         return sum(check.points for check in self.checks)
 

@@ -5,6 +5,8 @@
     mutants    each plausible wrong answer fails the checks named for it
     documents  handout, hints, markers, points, slides and solution.patch agree
 
+A lab that has no more than a stage yet is built, and that is all.
+
 A step is passed, failed, or could not run; what could not run proves nothing.
 """
 
@@ -51,6 +53,9 @@ class Verifier:
     def run(self):
         """All steps, in one build directory, so that a mutant costs the compilation of one file."""
         with grader.build_directory(self._course, f"verify {self._lab.number}") as place:
+            if not self._lab.ready():
+                self._step("stage", self._stage, place)
+                return self.steps
             self._step("documents", self._documents)
             self._step("skeleton", self._skeleton, place)
             good = self._step("reference", self._reference, place)
@@ -73,6 +78,11 @@ class Verifier:
     def _checks(self, place, names=None, seed=None):
         chosen = [check for check in self._lab.checks if names is None or check.name in names]
         return grader.run_checks(self._lab, chosen, place, seed or self._seed or grader.new_seed())
+
+    def _stage(self, place):
+        """A lab that is not written yet: its tree builds at least."""
+        built = self._built(place, lambda exercise: True)
+        return (grader.PASSED, []) if built.ok else (grader.FAILED, [built.log[-3000:]])
 
     def _skeleton(self, place):
         """The labs before this one are done: what is open is this lab's."""
