@@ -10,17 +10,18 @@
 #ifndef BOOT_PRIV_H
 #define BOOT_PRIV_H
 
-#include <asm/bootparam.h>
-#include <elf.h>
+#include <asm/bootparam.h> // lab 05
+#include <elf.h>           // lab 03
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "hv/base/num.h"
 #include "hv/boot/boot.h"
-#include "hv/x86/flat_modes.h"
-#include "hv/x86/paging.h"
+#include "hv/x86/flat_modes.h" // lab 03
+#include "hv/x86/paging.h"     // lab 03
 
+// lab 03 {
 /* Borrowed memory; {NULL, 0} when there is none. */
 struct bytes {
     const uint8_t *data;
@@ -74,36 +75,38 @@ int plan_add_scratch(struct plan *plan, const char *what, struct bytes data, uin
 
 /* Copies every piece into guest memory. */
 int plan_write(const struct plan *plan, struct error *err) HV_MUST_CHECK;
+// }
 
 /* --- one boot_load() --- */
 
 struct boot_job {
-    const struct mem *mem;          /* borrowed, as all pointers here */
-    const struct boot_request *req; /* its kernel bytes may be compressed … */
-    struct bytes image;             /* … these are not */
-    const char *cmdline;            /* never NULL */
+    const struct mem *mem; /* borrowed, as all pointers here */
+    const struct boot_request *req;
     const struct log *log;
     struct error *err;
-    struct plan plan;
     struct boot_entry entry; /* the result, while it is made */
+    // lab 03 {
+    struct bytes image; /* the request's kernel, unpacked */
+    struct plan plan;
+    // }
+    const char *cmdline; /* never NULL */ // lab 05
 };
 
-/* Each expects a fresh plan and fills job->entry. */
+/* Each expects a fresh job and fills job->entry. */
 int flat_load(struct boot_job *job) HV_MUST_CHECK;
-int elf_load(struct boot_job *job) HV_MUST_CHECK;
+int elf_load(struct boot_job *job) HV_MUST_CHECK; // lab 03
+// lab 05 {
 int multiboot_load(struct boot_job *job) HV_MUST_CHECK;
 int pvh_load(struct boot_job *job) HV_MUST_CHECK;
 int linux_load(struct boot_job *job) HV_MUST_CHECK;
 int linux_load_unpacked(struct boot_job *job) HV_MUST_CHECK;
 
-/* For protocols without a way to pass them: an initrd is an error, a command line a warning.
- * -ENOTSUP. */
-int job_refuse_extras(struct boot_job *job) HV_MUST_CHECK;
-
 /* The request's initrd and command line; the latter with its terminating 0. */
 struct bytes job_initrd(const struct boot_job *job);
 struct bytes job_cmdline(const struct boot_job *job);
+// }
 
+// lab 03 {
 /* --- entry.c: the state the first instruction runs in --- */
 
 /* Takes the stack and the GDT from scratch, writes the GDT, fills job->entry for a start at
@@ -115,7 +118,9 @@ int enter_protected(struct boot_job *job, uint64_t rip) HV_MUST_CHECK;
 int enter_long(struct boot_job *job, uint64_t rip, struct page_builder *tables) HV_MUST_CHECK;
 
 #define IDENTITY_END (4 * GIB)
+// }
 
+// lab 05 {
 /* --- payload.c: unpacking --- */
 
 enum compression {
@@ -148,7 +153,9 @@ bool compression_is_supported(enum compression compression);
 int unpack(struct bytes in, size_t max, struct unpacked *out, struct error *err) HV_MUST_CHECK;
 void unpacked_fini(struct unpacked *unpacked);
 struct bytes unpacked_bytes(const struct unpacked *unpacked);
+// }
 
+// lab 03 {
 /* --- elf_image.c: reading ELF --- */
 
 #define ELF_SEGMENTS_MAX 64 /* bounds the work that a hostile file can ask for */
@@ -187,7 +194,9 @@ bool elf_is_linux(const struct elf_image *elf);
 
 /* Plans every loaded segment at its physical address. -ENOEXEC, -E2BIG. */
 int elf_plan(const struct elf_image *elf, struct plan *plan, struct error *err) HV_MUST_CHECK;
+// }
 
+// lab 05 {
 /* --- boot.c --- */
 
 /* The image in a compressed file, or the file itself. *unpacked, empty before, then holds the bytes
@@ -273,5 +282,6 @@ int facts_read(struct bytes image, struct image_facts *out, struct error *err) H
 /* What BOOT_AUTO means for this image. -ENOEXEC: a known format, but none of the protocols. */
 int facts_choose(const struct image_facts *facts, enum boot_protocol *out,
                  struct error *err) HV_MUST_CHECK;
+// }
 
 #endif

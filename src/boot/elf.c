@@ -89,11 +89,8 @@ int elf_load(struct boot_job *job)
 {
     struct page_builder tables;
     struct elf_image elf;
-    int rc = job_refuse_extras(job);
+    int rc = elf_open(job->image, &elf, job->err);
 
-    if (rc < 0)
-        return rc;
-    rc = elf_open(job->image, &elf, job->err);
     if (rc < 0)
         return rc;
     if (!elf.is_64)

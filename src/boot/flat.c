@@ -23,10 +23,7 @@ static void set_real_entry(struct boot_entry *entry, uint64_t address)
 int flat_load(struct boot_job *job)
 {
     const struct boot_request *req = job->req;
-    int rc = job_refuse_extras(job);
 
-    if (rc < 0)
-        return rc;
     if (req->flat_entry >= MIB)
         return error_set(job->err, -EINVAL,
                          "the entry point 0x%" PRIx64 " is not below 1 MiB, where real mode ends",
@@ -36,7 +33,7 @@ int flat_load(struct boot_job *job)
                          "the entry point 0x%" PRIx64
                          " is not in the image, which is %zu bytes at 0x%" PRIx64,
                          req->flat_entry, req->kernel_size, req->flat_load);
-    rc = mem_write(job->mem, req->flat_load, req->kernel, req->kernel_size);
+    int rc = mem_write(job->mem, req->flat_load, req->kernel, req->kernel_size);
     if (rc < 0)
         return error_set(job->err, -E2BIG, "%zu bytes at 0x%" PRIx64 " do not fit the guest's RAM",
                          req->kernel_size, req->flat_load);

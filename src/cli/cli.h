@@ -13,12 +13,14 @@
  * isa-debug-exit, whose guests end hv with (value << 1) | 1, as QEMU does. A signal gives 128 + its
  * number, as in a shell. */
 enum exit_status {
-    STATUS_OK = 0,            /* the guest powered off or halted, or the user left */
-    STATUS_USAGE = 2,         /* an option or its value is wrong */
-    STATUS_INPUT = 4,         /* a kernel, initrd or other file cannot be used */
-    STATUS_KVM = 6,           /* no usable KVM on this host */
-    STATUS_HOST = 8,          /* the host refused something else: memory, a file, a thread */
-    STATUS_RESET = 10,        /* the guest asked for a reset, and --no-reboot was given */
+    STATUS_OK = 0,    /* the guest powered off or halted, or the user left */
+    STATUS_USAGE = 2, /* an option or its value is wrong */
+    STATUS_INPUT = 4, /* a kernel, initrd or other file cannot be used */
+    STATUS_KVM = 6,   /* no usable KVM on this host */
+    STATUS_HOST = 8,  /* the host refused something else: memory, a file, a thread */
+    // lab 05 {
+    STATUS_RESET = 10, /* the guest asked for a reset, and --no-reboot was given */
+    // }
     STATUS_TRIPLE_FAULT = 12, /* the guest died of a triple fault */
     STATUS_CRASH = 14,        /* KVM could not run the guest any further */
 };
@@ -65,8 +67,8 @@ void cli_help(const struct cli_command *cmd, FILE *out);
 int cli_finish_output(void);
 
 extern const struct cli_command command_run;
-extern const struct cli_command command_doctor;
-extern const struct cli_command command_trace;
-extern const struct cli_command command_inspect;
+extern const struct cli_command command_doctor;  // lab 05
+extern const struct cli_command command_trace;   // lab 05
+extern const struct cli_command command_inspect; // lab 05
 
 #endif

@@ -11,9 +11,9 @@
 
 static const struct cli_command *const commands[] = {
     &command_run,
-    &command_doctor,
-    &command_inspect,
-    &command_trace,
+    &command_doctor,  // lab 05
+    &command_inspect, // lab 05
+    &command_trace,   // lab 05
 };
 
 static const struct cli_command *find_command(const char *name)
@@ -29,7 +29,8 @@ static void print_usage(FILE *out)
     (void)fprintf(out, "hv runs virtual machines through KVM.\n\nUsage: hv COMMAND [OPTION]…\n\n");
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         (void)fprintf(out, "  hv %-9s %s\n", commands[i]->name, commands[i]->summary);
-    (void)fprintf(out, "  hv %-9s Explain a command\n\nThe manual is hv(1).\n", "help");
+    (void)fprintf(out, "  hv %-9s Explain a command\n", "help");
+    (void)fprintf(out, "\nThe manual is hv(1).\n"); // lab 05
 }
 
 static int unknown_command(const char *name)

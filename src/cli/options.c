@@ -162,7 +162,7 @@ void cli_help(const struct cli_command *cmd, FILE *out)
         for (const struct cli_option *o = cmd->groups[g].options; o->name != NULL; o++)
             print_option(o, out);
     }
-    (void)fprintf(out, "\nThe manual is hv(1).\n");
+    (void)fprintf(out, "\nThe manual is hv(1).\n"); // lab 05
 }
 
 int cli_finish_output(void)

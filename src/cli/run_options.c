@@ -10,6 +10,15 @@
 
 #define FLAT_LOAD_DEFAULT 0x7c00 /* where a BIOS puts a boot sector */
 
+static const char boot_names[] = "auto, linux, pvh, multiboot, " // lab 05
+                                 "elf or "                       // lab 03
+                                 "flat";
+static const char boot_help[] = "auto, linux, pvh, multiboot, " // lab 05
+                                "elf or "                       // lab 03
+                                "flat"
+                                "\n(default: auto, which goes by the file)" // lab 05
+    ;
+
 /* --- one setter per option --- */
 
 static int set_path(const char **out, const char *value, struct error *err)
@@ -25,22 +34,10 @@ static int set_kernel(void *ctx, const char *value, struct error *err)
     return set_path(&((struct run_options *)ctx)->kernel, value, err);
 }
 
-static int set_initrd(void *ctx, const char *value, struct error *err)
-{
-    return set_path(&((struct run_options *)ctx)->initrd, value, err);
-}
-
-static int set_append(void *ctx, const char *value, struct error *err)
-{
-    (void)err;
-    ((struct run_options *)ctx)->append = value;
-    return 0;
-}
-
 static int set_boot(void *ctx, const char *value, struct error *err)
 {
     if (boot_protocol_parse(value, &((struct run_options *)ctx)->boot) < 0)
-        return error_set(err, -EINVAL, "give auto, linux, pvh, multiboot, elf or flat");
+        return error_set(err, -EINVAL, "give %s", boot_names);
     return 0;
 }
 
@@ -91,50 +88,12 @@ static int set_memory(void *ctx, const char *value, struct error *err)
     return 0;
 }
 
-static int set_backing(void *ctx, const char *value, struct error *err)
+static int set_kvm_path(void *ctx, const char *value, struct error *err)
 {
-    static const struct {
-        const char *name;
-        enum mem_backing backing;
-    } kinds[] = {{"anonymous", MEM_ANONYMOUS}, {"memfd", MEM_MEMFD}, {"hugetlb", MEM_HUGETLB}};
-
-    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
-        if (strcmp(value, kinds[i].name) == 0) {
-            ((struct run_options *)ctx)->backing = kinds[i].backing;
-            return 0;
-        }
-    }
-    return error_set(err, -EINVAL, "give anonymous, memfd or hugetlb");
+    return set_path(&((struct run_options *)ctx)->kvm_path, value, err);
 }
 
-static int set_cpus(void *ctx, const char *value, struct error *err)
-{
-    uint64_t n;
-
-    if (parse_u64(value, X86_CPUS_MAX, &n) < 0 || n == 0)
-        return error_set(err, -EINVAL, "give a number of CPUs from 1 to %d", X86_CPUS_MAX);
-    ((struct run_options *)ctx)->cpus = (unsigned)n;
-    return 0;
-}
-
-static int set_irqchip(void *ctx, const char *value, struct error *err)
-{
-    bool on = strcmp(value, "on") == 0;
-
-    if (!on && strcmp(value, "off") != 0)
-        return error_set(err, -EINVAL, "give on or off");
-    ((struct run_options *)ctx)->irqchip = on;
-    return 0;
-}
-
-static int set_no_reboot(void *ctx, const char *value, struct error *err)
-{
-    (void)value;
-    (void)err;
-    ((struct run_options *)ctx)->reboot = false;
-    return 0;
-}
-
+// lab 02 {
 static int check_back_end(const char *value, struct error *err)
 {
     static const char *const kinds[] = {"stdio", "stdout", "pty", "none"};
@@ -175,6 +134,56 @@ static int set_file_limit(void *ctx, const char *value, struct error *err)
         return error_set(err, -EINVAL, "give a size such as 64M; 0 means no limit");
     return 0;
 }
+// }
+
+// lab 04 {
+static int set_irqchip(void *ctx, const char *value, struct error *err)
+{
+    bool on = strcmp(value, "on") == 0;
+
+    if (!on && strcmp(value, "off") != 0)
+        return error_set(err, -EINVAL, "give on or off");
+    ((struct run_options *)ctx)->irqchip = on;
+    return 0;
+}
+// }
+
+// lab 05 {
+static int set_initrd(void *ctx, const char *value, struct error *err)
+{
+    return set_path(&((struct run_options *)ctx)->initrd, value, err);
+}
+
+static int set_append(void *ctx, const char *value, struct error *err)
+{
+    (void)err;
+    ((struct run_options *)ctx)->append = value;
+    return 0;
+}
+
+static int set_backing(void *ctx, const char *value, struct error *err)
+{
+    static const struct {
+        const char *name;
+        enum mem_backing backing;
+    } kinds[] = {{"anonymous", MEM_ANONYMOUS}, {"memfd", MEM_MEMFD}, {"hugetlb", MEM_HUGETLB}};
+
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        if (strcmp(value, kinds[i].name) == 0) {
+            ((struct run_options *)ctx)->backing = kinds[i].backing;
+            return 0;
+        }
+    }
+    return error_set(err, -EINVAL, "give anonymous, memfd or hugetlb");
+}
+
+static int set_no_reboot(void *ctx, const char *value, struct error *err)
+{
+    (void)value;
+    (void)err;
+    ((struct run_options *)ctx)->reboot = false;
+    return 0;
+}
 
 static int set_trace(void *ctx, const char *value, struct error *err)
 {
@@ -210,11 +219,6 @@ static int set_log_level(void *ctx, const char *value, struct error *err)
     return error_set(err, -EINVAL, "give error, warning, info or debug");
 }
 
-static int set_kvm_path(void *ctx, const char *value, struct error *err)
-{
-    return set_path(&((struct run_options *)ctx)->kvm_path, value, err);
-}
-
 static int set_no_probe(void *ctx, const char *value, struct error *err)
 {
     (void)value;
@@ -222,17 +226,31 @@ static int set_no_probe(void *ctx, const char *value, struct error *err)
     ((struct run_options *)ctx)->skip_probe = true;
     return 0;
 }
+// }
+
+// lab 06 {
+static int set_cpus(void *ctx, const char *value, struct error *err)
+{
+    uint64_t n;
+
+    if (parse_u64(value, X86_CPUS_MAX, &n) < 0 || n == 0)
+        return error_set(err, -EINVAL, "give a number of CPUs from 1 to %d", X86_CPUS_MAX);
+    ((struct run_options *)ctx)->cpus = (unsigned)n;
+    return 0;
+}
+// }
 
 /* --- the tables --- */
 
 static const struct cli_option kernel_options[] = {
     {"kernel", 'k', "FILE", "the kernel, or another program, to start", set_kernel},
+    // lab 05 {
     {"initrd", 'i', "FILE", "initial RAM disk; with Multiboot, the first module", set_initrd},
     {"append", 'p', "STRING",
      "the kernel's command line\n(default: " BOOT_CMDLINE_DEFAULT " for Linux and PVH)",
      set_append},
-    {"boot", 0, "PROTOCOL",
-     "auto, linux, pvh, multiboot, elf or flat\n(default: auto, which goes by the file)", set_boot},
+    // }
+    {"boot", 0, "PROTOCOL", boot_help, set_boot},
     {"load", 0, "ADDRESS", "flat: where the file is loaded (default: 0x7c00)", set_load},
     {"entry", 0, "ADDRESS", "flat: the first instruction (default: as --load)", set_entry},
     {0},
@@ -241,14 +259,19 @@ static const struct cli_option kernel_options[] = {
 static const struct cli_option machine_options[] = {
     {"memory", 'm', "SIZE", "guest memory, as 512M or 2G; a plain number is\nMiB (default: 512M)",
      set_memory},
-    {"memory-backing", 0, "KIND", "anonymous, memfd or hugetlb (default: anonymous)", set_backing},
-    {"cpus", 'c', "N", "virtual CPUs, 1 to 64 (default: 1)", set_cpus},
+    {"memory-backing", 0, "KIND", "anonymous, memfd or hugetlb (default: anonymous)",
+     set_backing},                                                      // lab 05
+    {"cpus", 'c', "N", "virtual CPUs, 1 to 64 (default: 1)", set_cpus}, // lab 06
+    // lab 04 {
     {"irqchip", 0, "on|off", "interrupt controllers; off: HLT ends the machine\n(default: on)",
      set_irqchip},
-    {"no-reboot", 0, NULL, "exit with status 10 when the guest resets itself", set_no_reboot},
+    // }
+    {"no-reboot", 0, NULL, "exit with status 10 when the guest resets itself",
+     set_no_reboot}, // lab 05
     {0},
 };
 
+// lab 02 {
 static const struct cli_option port_options[] = {
     {"serial", 0, "BACKEND",
      "stdio, stdout, pty, file:PATH or none, for COM1;\nonce more for COM2 (default: stdio)",
@@ -257,22 +280,26 @@ static const struct cli_option port_options[] = {
     {"file-limit", 0, "SIZE", "most that a file:PATH may grow to (default: 64M)", set_file_limit},
     {0},
 };
+// }
 
 static const struct cli_option insight_options[] = {
+    // lab 05 {
     {"trace", 0, "FILE", "record every exit; `hv trace FILE` shows them", set_trace},
     {"trace-events", 0, "N", "exits kept per CPU (default: 65536)", set_trace_events},
     {"stats", 0, NULL, "print counts of exits at the end", set_stats},
     {"log-level", 0, "LEVEL", "error, warning, info or debug (default: info)", set_log_level},
+    // }
     {"kvm-device", 0, "FILE", "another KVM device (default: /dev/kvm)", set_kvm_path},
-    {"no-probe", 0, NULL, "start even if this KVM cannot deliver interrupts", set_no_probe},
+    {"no-probe", 0, NULL, "start even if this KVM cannot deliver interrupts",
+     set_no_probe}, // lab 05
     {0},
 };
 
 const struct cli_group run_option_groups[RUN_OPTION_GROUPS] = {
-    {"What to start", kernel_options},
-    {"The machine", machine_options},
-    {"Ports", port_options},
-    {"Looking inside", insight_options},
+    [GROUP_KERNEL] = {"What to start", kernel_options},
+    [GROUP_MACHINE] = {"The machine", machine_options},
+    [GROUP_PORTS] = {"Ports", port_options}, // lab 02
+    [GROUP_INSIGHT] = {"Looking inside", insight_options},
 };
 
 /* --- the whole --- */
@@ -280,21 +307,22 @@ const struct cli_group run_option_groups[RUN_OPTION_GROUPS] = {
 void run_options_init(struct run_options *opt)
 {
     *opt = (struct run_options){
-        .boot = BOOT_AUTO,
+        .boot = BOOT_AUTO, // lab 05
         .flat_load = FLAT_LOAD_DEFAULT,
         .memory = 512 * MIB,
         .cpus = 1,
-        .irqchip = true,
-        .reboot = true,
-        .serial = {"stdio", NULL},
+        .irqchip = true,           // lab 04
+        .reboot = true,            // lab 05
+        .serial = {"stdio", NULL}, // lab 02
         .debug = "stdout",
-        .file_limit = 64 * MIB,
-        .trace_events = TRACE_EVENTS_DEFAULT,
+        .file_limit = 64 * MIB,               // lab 02
+        .trace_events = TRACE_EVENTS_DEFAULT, // lab 05
         .log_level = LOG_INFO,
         .kvm_path = KVM_DEVICE,
     };
 }
 
+// lab 04 {
 static int count_stdio(const struct run_options *opt)
 {
     int n = strcmp(opt->debug, "stdio") == 0;
@@ -303,6 +331,7 @@ static int count_stdio(const struct run_options *opt)
         n += opt->serial[i] != NULL && strcmp(opt->serial[i], "stdio") == 0;
     return n;
 }
+// }
 
 int run_options_check(struct run_options *opt, char **operands)
 {
@@ -314,16 +343,20 @@ int run_options_check(struct run_options *opt, char **operands)
         complain("nothing to start: give --kernel FILE; see `hv help run`");
         return -EINVAL;
     }
+    // lab 04 {
     if (count_stdio(opt) > 1) {
         complain("only one port can have stdio; give the others stdout, pty, file:PATH or none");
         return -EINVAL;
     }
+    // }
+    // lab 06 {
     if (opt->cpus > 1 && !opt->irqchip) {
         complain("--cpus %u needs the interrupt controllers: leave --irqchip on", opt->cpus);
         return -EINVAL;
     }
+    // }
     if (!opt->entry_given)
         opt->flat_entry = opt->flat_load;
-    opt->uses_stdin = count_stdio(opt) == 1;
+    opt->uses_stdin = count_stdio(opt) == 1; // lab 04
     return 0;
 }

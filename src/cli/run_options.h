@@ -15,8 +15,6 @@
 /* Strings are borrowed from argv. */
 struct run_options {
     const char *kernel;
-    const char *initrd;
-    const char *append; /* NULL: the protocol's default */
     enum boot_protocol boot;
     uint64_t flat_load;
     uint64_t flat_entry;
@@ -24,22 +22,36 @@ struct run_options {
     uint64_t memory; /* bytes */
     enum mem_backing backing;
     unsigned cpus;
-    bool irqchip;
-    bool reboot;
-    const char *serial[MACHINE_SERIAL_PORTS]; /* back end specifications; NULL: no such port */
+    const char *debug; /* back end specification */
+    enum log_level log_level;
+    const char *kvm_path;
+    // lab 02 {
+    const char *serial[MACHINE_SERIAL_PORTS]; /* the same; NULL: no such port */
     unsigned serial_count;                    /* how often --serial was given */
-    const char *debug;
     uint64_t file_limit; /* bytes that a file: back end may write; 0: no limit */
+    // }
+    // lab 04 {
+    bool irqchip;
     bool uses_stdin;
+    // }
+    // lab 05 {
+    const char *initrd;
+    const char *append; /* NULL: the protocol's default */
+    bool reboot;
     const char *trace_path;
     uint32_t trace_events;
     bool stats;
-    enum log_level log_level;
-    const char *kvm_path;
     bool skip_probe;
+    // }
 };
 
-#define RUN_OPTION_GROUPS 4
+enum run_option_group {
+    GROUP_KERNEL,
+    GROUP_MACHINE,
+    GROUP_PORTS, // lab 02
+    GROUP_INSIGHT,
+    RUN_OPTION_GROUPS,
+};
 extern const struct cli_group run_option_groups[RUN_OPTION_GROUPS];
 
 void run_options_init(struct run_options *opt);

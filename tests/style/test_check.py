@@ -85,7 +85,10 @@ PLANTED = {
         ("bad.txt", "see /work/notes/x\n", "bad.txt:1: /work/notes/x"),
         ("bad.txt", "#\nopen('/home/ann/x')\n", "bad.txt:2"),
     ],
-    "lab-tags": [("src/mem/bad.c", "int x; // lab 07\n", "belongs into"), ("src/x86/bad.c", "// lab 7 {\n// }\n", "belon")],
+    "lab-tags": [
+        ("src/mem/bad.c", "int x; // lab 07\n", "does not belong here"),
+        ("src/x86/bad.c", "// lab 7 {\n// }\n", "belong"),
+    ],
     "blanks": [
         ("bad.txt", "one \n", "bad.txt:1: blanks"),
         ("bad.txt", "one", "bad.txt: no newline"),

@@ -103,14 +103,14 @@ Test(chr_fd, writes_to_a_borrowed_descriptor)
 {
     int pipe_fds[2];
     struct chr *chr;
-    char text[8] = {0};
+    char got[8] = {0};
 
     cr_assert_eq(pipe(pipe_fds), 0);
     cr_assert_eq(chr_fd_create(pipe_fds[1], &chr), 0);
     chr_write(chr, "hello", 5);
     chr_destroy(chr);
-    cr_assert_eq(read(pipe_fds[0], text, sizeof(text)), 5);
-    cr_assert_str_eq(text, "hello");
+    cr_assert_eq(read(pipe_fds[0], got, sizeof(got)), 5);
+    cr_assert_str_eq(got, "hello");
     cr_assert_eq(close(pipe_fds[1]), 0, "destroying the back end must leave it open");
     cr_assert_eq(close(pipe_fds[0]), 0);
 }
