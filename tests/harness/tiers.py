@@ -23,6 +23,8 @@ PROGRAM_LIMIT = 120  # seconds for one unit or thread test program; sanitizers g
 LABVM_LIMIT = 900
 SYSTEM_LIMIT = 1200
 INTEL_LIMIT = 1800
+LABS_LIMIT = 300  # for one file of the course tool's tests
+VERIFY_LIMIT = 1500  # for all labs
 MACHINE_FAILED = 125  # labvm's exit status when the machine, not the command, came to grief
 MACHINE_TRIES = 3
 
@@ -380,6 +382,33 @@ def _printed_records(output):
             for status, seconds, name in lines]  # fmt: skip
 
 
+# --- the course --------------------------------------------------------------------------------------
+
+
+def labs(options):
+    """tests/labs: the course tool, on a course of its own that is quickly built."""
+    for path in sorted(glob.glob(os.path.join(ROOT, "tests/labs/test_*.py"))):
+        yield unittest_file(path, LABS_LIMIT, options.text)
+
+
+def verify(options):
+    """labs/lab verify: every lab's skeleton, reference, mutants and documents. What cannot run here is skipped."""
+    report = scratch("verify.json")
+    command = ["labs/lab", "verify"]
+    outcome = process.run([*command, "--json", report], VERIFY_LIMIT)
+    words = {"passed": PASSED, "could not run": SKIPPED}
+    records = _load(report)
+    results = [
+        Result(record["name"], words.get(record["verdict"], FAILED), record["seconds"], record["detail"], " ".join(command))
+        for record in records
+        if options.text in record["name"]
+    ]
+    if not records or outcome.status not in (0, 1, 3, 4):
+        results.append(Result("verify", FAILED, outcome.seconds, outcome.explain(40), " ".join(command)))
+    if results:
+        yield Group("lab verify", results, outcome.seconds)
+
+
 ALL = {
     "harness": (harness, "the test machinery itself"),
     "style": (style, "layers, headers, format, wording"),
@@ -387,8 +416,10 @@ ALL = {
     "asan": (asan, "Criterion programs under AddressSanitizer and UBSan"),
     "thread": (thread, "programs with threads under ThreadSanitizer"),
     "fuzz": (fuzz, "libFuzzer targets"),
+    "labs": (labs, "the course tool"),
+    "verify": (verify, "the labs: skeleton, reference, mutants, documents"),
     "labvm": (labvm, "the lab machine"),
     "system": (system, "hv with guests"),
     "intel": (intel, "hv with guests under VT-x"),
 }
-DEFAULT = [name for name in ALL if name != "intel"]  # which has a make target of its own
+DEFAULT = [name for name in ALL if name not in ("intel", "verify")]  # the first has a make target of its own
