@@ -22,6 +22,7 @@ import time
 import sandbox
 
 UNWRITTEN = re.compile(rb"exercise (\d+\.\d+) is not implemented yet")
+MEMORY_MAX = 16 << 30  # bytes of address space of a program; guests' memory counts
 SHOWN = 1200  # characters of a value in a failure
 
 
@@ -87,7 +88,7 @@ class Lab:
         argv = [str(word) for word in argv]
         # a little less than what is left, so that a hang is told as one
         seconds = min(limit or 1e9, max(0.5, self.left() - 0.5))
-        result = sandbox.run(argv, self.scratch, seconds, stdin, report)
+        result = sandbox.run(argv, self.scratch, seconds, stdin, report, MEMORY_MAX)
         self._last = result
         if result.ended and not (result.hung and hang_ok):
             name = shlex.join([os.path.basename(argv[0]), *argv[1:]]).replace(self.scratch + "/", "")

@@ -21,7 +21,8 @@ import subprocess
 import time
 
 OUTPUT_MAX = 1 << 20  # bytes kept of each stream; a program that writes more is ended
-FILE_MAX = 1 << 30
+FILE_MAX = 1 << 30  # a guest's memory may be such a file
+DISK_MAX = 2 << 30  # of its scratch directory
 TASKS_MAX = 128
 
 # <linux/landlock.h>: the rights of ABI 1 that change something
@@ -192,7 +193,19 @@ class _Streams:
         return True
 
 
-def _watch(process, streams, limit):
+def _disk(directory):
+    """Bytes that the files below DIRECTORY take."""
+    total = 0
+    for base, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(base, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def _watch(process, streams, scratch, limit):
     """Until the program has ended, or has to be; returns why, or ""."""
     deadline, look = time.monotonic() + limit, time.monotonic()
     while True:
@@ -211,6 +224,8 @@ def _watch(process, streams, limit):
             look = now
             if len(_tasks(process.pid)) > TASKS_MAX:
                 return f"ended for having more than {TASKS_MAX} processes"
+            if _disk(scratch) > DISK_MAX:
+                return f"ended for writing more than {DISK_MAX >> 20} MiB to disk"
 
 
 def kill(leader):
@@ -244,7 +259,7 @@ def run(argv, scratch, limit, stdin=b"", report=False, memory=None, cwd=None, en
         os.close(theirs)
     streams = _Streams(process, stdin, ours)
     try:
-        ended = _watch(process, streams, limit)
+        ended = _watch(process, streams, scratch, limit)
         if not ended:
             while streams.pump(0.05) and select.select(list(streams._open), [], [], 0)[0]:
                 pass

@@ -1,6 +1,8 @@
 """verify.py: proves a lab right, for us and for CI.
 
     skeleton   builds without warnings, scores 0, and each failure names an exercise that is not written
+    walk       one reference answer after the other: every tree on the way builds without warnings, and the
+               score rises each time
     reference  builds without warnings, scores everything in three runs with different seeds
     mutants    each plausible wrong answer fails the checks named for it
     documents  handout, hints, markers, points, slides and solution.patch agree
@@ -58,6 +60,7 @@ class Verifier:
                 return self.steps
             self._step("documents", self._documents)
             self._step("skeleton", self._skeleton, place)
+            self._step("walk", self._walk, place)
             good = self._step("reference", self._reference, place)
             for mutant in self._lab.mutants() if good == grader.PASSED else []:
                 self._step(f"mutant {mutant.exercise} {mutant.name}", self._mutant, place, mutant)
@@ -101,6 +104,24 @@ class Verifier:
             for record in records
             if not record["score"] and record.get("unwritten") not in mine
         ]
+        return (grader.FAILED if notes else grader.PASSED), notes
+
+    def _walk(self, place):
+        prefix, before, notes = f"{self._lab.number}.", 0, []
+        done = set()
+        for exercise in self._lab.exercises:
+            done.add(exercise.id)
+            built = self._built(place, lambda each: each in done or not each.startswith(prefix))
+            if not built.ok:
+                return grader.FAILED, [f"with {exercise.id}: {built.log[-3000:]}"]
+            records = self._checks(place)
+            score = sum(record["score"] for record in records)
+            if grader.verdict_of(records) in (grader.CANNOT_RUN, grader.ERROR):
+                return grader.verdict_of(records), [f"with {exercise.id}: not every check ran"]
+            own = [record["name"] for record in records if record["exercise"] == exercise.id and not record["score"]]
+            if score <= before or own:
+                notes.append(f"with {exercise.id} the score is {score} after {before}; {', '.join(own)} fail")
+            before = score
         return (grader.FAILED if notes else grader.PASSED), notes
 
     def _reference(self, place):

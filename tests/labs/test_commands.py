@@ -259,6 +259,7 @@ class Author(CommandCase):
     def test_verify_finds_what_is_wrong(self):
         output = self.lab("verify", "1", status=1)
         self.assertIn("ok   skeleton", output)
+        self.assertIn("ok   walk", output)
         self.assertIn("ok   reference", output)
         self.assertIn("ok   mutant 1.1 minus", output)
         self.assertIn("FAIL mutant 1.2 nothing_changes", output)

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 import unittest
+from unittest import mock
 
 import minicourse  # noqa: F401  (the path of the tool)
 
@@ -91,6 +92,11 @@ class Sandbox(unittest.TestCase):
     def test_a_file_cannot_fill_the_disk(self):
         run = sandbox.run(["truncate", "-s", str(sandbox.FILE_MAX * 4), "big"], self.scratch, 10)
         self.assertNotEqual(run.status, 0)
+
+    def test_many_files_cannot_either(self):
+        with mock.patch.object(sandbox, "DISK_MAX", 16 << 20):
+            run = self.shell("i=0; while :; do i=$((i+1)); head -c 4000000 /dev/zero >f$i; done")
+        self.assertIn("to disk", run.ended)
 
     def test_no_descriptor_is_left_open(self):
         before = len(os.listdir("/proc/self/fd"))
