@@ -10,6 +10,8 @@ import os
 import string
 import subprocess
 
+from grading import CannotRun
+
 PORT = 0xE9
 STATUS_OK, STATUS_TRIPLE_FAULT, STATUS_CRASH = 0, 12, 14
 EXIT_SHUTDOWN = 8
@@ -164,18 +166,12 @@ def bare(lab, part, path, gpa=0x7C00, cs=0, ip=None, size=0x40000):
 def must_run(lab, tried, got, last):
     """The driver's monitor came to its loop, and the guest's last exit was LAST."""
     if got.get("stopped_at") == "/dev/kvm":
-        cannot_run(got)
+        raise CannotRun(f"/dev/kvm cannot be opened: {os.strerror(-got['rc'])}")
     if "stopped_at" in got:
         lab.fail(tried, "a guest that runs", f"{got['stopped_at']}() gave {named(got['rc'])}: {got['error']}")
     lab.expect(f"{tried}: the last call to run it", "0", named(got["rc"]), exit_lines(got["exits"]))
     names = [line[0] for line in got["exits"]]
     lab.expect(f"{tried}: its last exit", last, names[-1] if names else "none", exit_lines(got["exits"]))
-
-
-def cannot_run(got):
-    from grading import CannotRun
-
-    raise CannotRun(f"/dev/kvm cannot be opened: {os.strerror(-got['rc'])}")
 
 
 # --- 1.3 vcpu_create() ---
