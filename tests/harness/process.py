@@ -103,8 +103,13 @@ def run(argv, limit, env=None, cwd=ROOT):
 
 
 def make(targets, variant="", limit=900):
-    """Builds TARGETS of the makefile; VARIANT is its SAN."""
-    return run(["make", "-s", "-j2", f"SAN={variant}", *targets], limit)
+    """Builds as many of TARGETS of the makefile as can be built; VARIANT is its SAN."""
+    return run(["make", "-s", "-k", "-j2", f"SAN={variant}", *targets], limit)
+
+
+def is_made(target, variant=""):
+    """True if the makefile finds nothing to do for TARGET."""
+    return run(["make", "-q", f"SAN={variant}", target], 60).ok
 
 
 _no_aslr = None

@@ -305,6 +305,13 @@ class Runner(unittest.TestCase):
         self.assertEqual(group.results[0].status, FAILED)
         self.assertIn("No rule to make target", group.results[0].detail)
 
+    def test_a_program_that_cannot_be_built_takes_only_itself_away(self):
+        there = ("base/test_num", "build/release/tests/unit/base/test_num")
+        good, bad = tiers.built_programs([there, ("base/none", "build/release/tests/unit/base/none")])
+        self.assertEqual(good, [there])
+        self.assertEqual([(group.name, group.results[0].status) for group in bad], [("base/none", FAILED)])
+        self.assertIn("No rule to make target", bad[0].results[0].detail)
+
     def test_a_tier_that_raises_is_a_failure(self):
         with tempfile.TemporaryDirectory() as directory:
             missing = {**os.environ, "PATH": directory}  # no make, no compiler

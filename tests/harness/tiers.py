@@ -66,6 +66,21 @@ def built(targets, variant=""):
     return failure("build", outcome.explain(40), outcome.seconds, f"make{san} {' '.join(targets)}")
 
 
+def built_programs(chosen, variant=""):
+    """Builds the programs of [(name, program)]. Returns those that could be built, and failures to yield
+    for the others: one that does not compile takes only itself away."""
+    if not chosen:
+        return [], []
+    outcome = process.make([program for _, program in chosen], variant)
+    if outcome.ok:
+        return chosen, []
+    good = [(name, program) for name, program in chosen if process.is_made(program, variant)]
+    san = f" SAN={variant}" if variant else ""
+    bad = [failure(name, outcome.explain(40), 0.0, f"make{san} {program}") for name, program in chosen
+           if (name, program) not in good]  # fmt: skip
+    return good, bad or [failure("build", outcome.explain(40), outcome.seconds)]
+
+
 def programs(base, pattern, variant, text):
     """[(name, program)] of the C sources tests/BASE/PATTERN whose name (no directory, no suffix) has
     TEXT; the program as the makefile calls it."""
@@ -186,10 +201,8 @@ def _sanitizer_results(directory, name, rerun):
 
 def _unit(options, variant, env, prefix, limit):
     chosen = programs("unit", "*/test_*.c", variant, options.text)
-    broken = built([program for _, program in chosen], variant)
-    if broken:
-        yield broken
-        return
+    chosen, broken = built_programs(chosen, variant)
+    yield from broken
     for name, program in chosen:
         yield criterion.run(program, name, limit, env, prefix)
 
@@ -200,10 +213,8 @@ def _unit(options, variant, env, prefix, limit):
 def thread(options):
     """Plain programs under ThreadSanitizer: each is one test."""
     chosen = programs("thread", "test_*.c", "tsan", options.text)
-    broken = built([program for _, program in chosen], "tsan")
-    if broken:
-        yield broken
-        return
+    chosen, broken = built_programs(chosen, "tsan")
+    yield from broken
     env = {"TSAN_OPTIONS": "second_deadlock_stack=1"}
     for name, program in chosen:
         outcome = process.run([*process.steady(), program], 2 * PROGRAM_LIMIT, env)
@@ -219,10 +230,8 @@ def thread(options):
 def fuzz(options):
     """libFuzzer targets: the seeds, what earlier runs found, and some seconds of new inputs each."""
     chosen = programs("fuzz", "fuzz_*.c", "fuzz", options.text)
-    broken = built([program for _, program in chosen], "fuzz")
-    if broken:
-        yield broken
-        return
+    chosen, broken = built_programs(chosen, "fuzz")
+    yield from broken
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
         for done in as_completed([pool.submit(_fuzz_one, *target, options.fuzz_seconds) for target in chosen]):
             yield done.result()
