@@ -178,9 +178,8 @@ def reset(course, options, screen):
 def status(course, options, screen):
     space = workspace.find(course)
     number = space.number()
-    skeleton = stage.generate(course, number)
     total = sum(len(lab.exercises) for lab in course.labs.values())
-    written = {each.id for _, each in course.exercises(number) if space.is_written(each, skeleton)}
+    written = space.written(number)
     screen.line(f"course {screen.bar(len(written), total)} {len(written)} of {total} exercises written\n")
     for lab in course.upto(number):
         result = space.known_result(lab.number)
@@ -259,10 +258,10 @@ def _stamps(space, number):
 
 def _changed_exercise(course, space, number, before):
     """The only exercise of lab NUMBER whose text changed since BEFORE, or None; and the texts now."""
-    now = {}
+    now, ends = {}, stage.ends(course, number)
     for exercise in course.lab(number).exercises:
         try:
-            now[exercise.id] = stage.exercise_text(space.text(exercise.file), exercise.id)
+            now[exercise.id] = stage.exercise_text(space.text(exercise.file), exercise.id, ends[exercise.id])
         except workspace.WorkspaceError:
             now[exercise.id] = None
     changed = [name for name in now if before.get(name) != now[name]]

@@ -61,7 +61,7 @@ def markers(course, lab):
         for exercise in found:
             if exercise.startswith(f"{lab.number}.") and known.pop(exercise, None) != name:
                 yield f"{name}: lab.toml does not say that exercise {exercise} is here"
-            elif stage.span(text, exercise) is None:
+            elif stage.comment(text, exercise) is None:
                 yield f"{name}: no comment EXERCISE {exercise}"
     for exercise, name in known.items():
         yield f"{name}: no SOLUTION {exercise} in it, or the file is not in this stage"

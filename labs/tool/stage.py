@@ -222,24 +222,59 @@ def write(tree, directory):
 
 
 # --- an exercise in a file, a learner's or ours ------------------------------------------------------
+#
+# It begins with its comment, and ends before the lines that follow it in the source: no mark in a learner's
+# file says so, and helper functions above it or inside it do no harm.
+
+FOLLOWING = 3  # lines that say where an exercise ends
 
 
-def span(text, exercise):
-    """(start, end) of an exercise in TEXT: from its comment to the end of its function; None if the
-    comment is gone."""
+def _following(items):
+    """The first lines with something in them, as far as they belong to no other exercise."""
+    lines = []
+    for item in items:
+        if not isinstance(item, str) or "/* EXERCISE " in item or len(lines) == FOLLOWING:
+            break
+        if item.strip():
+            lines.append(item.rstrip())
+    return lines
+
+
+def ends(course, number):
+    """{exercise: the lines that follow it} at lab NUMBER."""
+    found = {}
+    for name in course.editable(number):
+        with open(os.path.join(course.root, name), encoding="utf-8") as file:
+            items = list(parts(resolve_tags(file.read(), number, name), name))
+        for count, item in enumerate(items):
+            if isinstance(item, _Region):
+                found[item.exercise] = _following(items[count + 1 :])
+    return found
+
+
+def comment(text, exercise):
+    """Where the exercise's comment begins in TEXT; None if it is gone."""
     start = re.search(rf"^[ \t]*/\* EXERCISE {re.escape(exercise)}\b", text, re.M)
-    if not start:
+    return start.start() if start else None
+
+
+def span(text, exercise, end):
+    """(start, end) of an exercise in TEXT, END being the lines that follow it; None if it is not found."""
+    start = comment(text, exercise)
+    if start is None:
         return None
-    end = re.compile(r"^\}.*$", re.M).search(text, start.end())
-    return (start.start(), end.end() if end else len(text))
+    if not end:
+        return start, len(text)
+    after = re.compile("^" + r"(?:[ \t]*\n)+".join(map(re.escape, end)) + "[ \t]*$", re.M).search(text, start)
+    return (start, after.start()) if after else None
 
 
-def exercise_text(text, exercise):
-    place = span(text, exercise)
+def exercise_text(text, exercise, end):
+    place = span(text, exercise, end)
     return text[place[0] : place[1]] if place else None
 
 
-def transplant(text, exercise, source):
+def transplant(text, exercise, source, end):
     """TEXT with this exercise as SOURCE, another version of the file, has it; None if either lacks it."""
-    place, other = span(text, exercise), exercise_text(source, exercise)
+    place, other = span(text, exercise, end), exercise_text(source, exercise, end)
     return text[: place[0]] + other + text[place[1] :] if place and other is not None else None

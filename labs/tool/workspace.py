@@ -73,13 +73,21 @@ class Workspace:
                 f"`git checkout {BRANCH} -- {name}` the one that the lab began with."
             ) from error
 
-    def is_written(self, exercise, skeleton):
-        """Has the learner changed this exercise? Unknown counts as yes."""
-        try:
-            mine = stage.exercise_text(self.text(exercise.file), exercise.id)
-        except WorkspaceError:
-            return False
-        return mine != stage.exercise_text(skeleton[exercise.file][0].decode(), exercise.id)
+    def written(self, number):
+        """The ids of the exercises up to lab NUMBER that the learner has changed; unknown counts as changed,
+        a missing file as not."""
+        skeleton, ends = stage.generate(self.course, number), stage.ends(self.course, number)
+        found = set()
+        for _, exercise in self.course.exercises(number):
+            given = skeleton[exercise.file][0].decode()
+            try:
+                mine = self.text(exercise.file)
+            except WorkspaceError:
+                continue
+            texts = [stage.exercise_text(text, exercise.id, ends[exercise.id]) for text in (mine, given)]
+            if texts[0] != texts[1]:
+                found.add(exercise.id)
+        return found
 
     # --- results of gradings, by what was graded: not a state, but an answer to be had again ---
 
@@ -178,16 +186,16 @@ class Workspace:
         self._require_quiet("`lab catch-up`")
         while self.number() < lab.number:
             self.next()
-        skeleton = stage.generate(self.course, number)
+        written, ends = self.written(number), stage.ends(self.course, number)
         solved = stage.generate(self.course, number, solved=lambda exercise: True)
         taken, texts = [], {}
         for each, exercise in self.course.exercises(number):
-            if each.number == number or not everything and self.is_written(exercise, skeleton):
+            if each.number == number or exercise.id in written and not everything:
                 continue
             mine = texts.get(exercise.file) or self.text(exercise.file)
-            new = stage.transplant(mine, exercise.id, solved[exercise.file][0].decode())
+            new = stage.transplant(mine, exercise.id, solved[exercise.file][0].decode(), ends[exercise.id])
             if new is None:
-                raise WorkspaceError(f"{exercise.file}: the comment EXERCISE {exercise.id} is gone from it; put it back")
+                raise WorkspaceError(_lost(exercise))
             texts[exercise.file] = new
             taken.append(exercise.id)
         for name, text in texts.items():
@@ -199,14 +207,12 @@ class Workspace:
 
     def reset(self, exercise):
         """Puts the exercise back as it was given; returns the git object that holds the file as it was."""
-        skeleton = stage.generate(self.course, self.number())[exercise.file][0].decode()
-        mine = self.text(exercise.file)
-        new = stage.transplant(mine, exercise.id, skeleton)
+        number = self.number()
+        skeleton = stage.generate(self.course, number)[exercise.file][0].decode()
+        end = stage.ends(self.course, number)[exercise.id]
+        new = stage.transplant(self.text(exercise.file), exercise.id, skeleton, end)
         if new is None:
-            raise WorkspaceError(
-                f"{exercise.file}: the comment EXERCISE {exercise.id} is gone from it, so that its place is not known. "
-                f"`git diff {BRANCH} -- {exercise.file}` shows what you changed."
-            )
+            raise WorkspaceError(_lost(exercise))
         before = self.git("hash-object", "-w", self.path(exercise.file))
         with open(self.path(exercise.file), "w", encoding="utf-8") as file:
             file.write(new)
@@ -222,6 +228,13 @@ class Workspace:
         if more:
             self.git("config", key, str(count + more))
         return count + more
+
+
+def _lost(exercise):
+    return (
+        f"{exercise.file}: the comment EXERCISE {exercise.id}, or what follows the exercise, has changed, so that its "
+        f"place is not known. `git diff {BRANCH} -- {exercise.file}` shows what you changed."
+    )
 
 
 def _identity(name):

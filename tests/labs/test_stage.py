@@ -124,18 +124,35 @@ class Trees(CourseCase):
 
 
 class Transplants(CourseCase):
+    def setUp(self):
+        super().setUp()
+        self.ends = stage.ends(self.course, 1)
+        self.given = text(stage.generate(self.course, 1), "src/base/add.c")
+        self.solved = text(stage.generate(self.course, 1, lambda exercise: True), "src/base/add.c")
+
     def test_one_exercise_moves_and_the_rest_stays(self):
-        tree = text(stage.generate(self.course, 1), "src/base/add.c")
-        solved = text(stage.generate(self.course, 1, lambda exercise: True), "src/base/add.c")
-        mine = tree.replace('return todo("1.2");', "return 2 * a; /* mine */")
-        moved = stage.transplant(mine, "1.1", solved)
+        mine = self.given.replace('return todo("1.2");', "return 2 * a; /* mine */")
+        moved = stage.transplant(mine, "1.1", self.solved, self.ends["1.1"])
         self.assertIn("sum = a + b", moved)
         self.assertIn("/* mine */", moved)
-        self.assertEqual(stage.transplant(moved, "1.1", tree), mine)
+        self.assertEqual(stage.transplant(moved, "1.1", self.given, self.ends["1.1"]), mine)
 
-    def test_without_its_comment_it_is_not_found(self):
-        tree = text(stage.generate(self.course, 1), "src/base/add.c")
-        self.assertIsNone(stage.transplant(tree.replace("EXERCISE 1.1", "exercise"), "1.1", tree))
+    def test_helpers_of_the_learners_go_with_it(self):
+        mine = self.given.replace('return todo("1.1");', "return help(a, b);\n}\n\nint help(int a, int b)\n{\n    return a + b;")
+        self.assertEqual(stage.transplant(mine, "1.1", self.given, self.ends["1.1"]), self.given)
+
+    def test_an_exercise_of_whole_functions_moves(self):
+        source = "a;\n/* EXERCISE 1.1: all. */\n// SOLUTION 1.1\nint f(void)\n{\n}\n\nint g(void)\n{\n}\n// ELSE\n// int g(void)\n// {\n// }\n// END 1.1\n\nint h;\n"
+        self.put(self.root, "src/base/add.c", source)
+        given, solved = (stage.resolve_exercises(source, "x", 1, lambda exercise, done=done: done, {}) for done in (0, 1))
+        end = stage.ends(self.course, 1)["1.1"]
+        self.assertEqual(end, ["int h;"])
+        self.assertEqual(stage.transplant(given, "1.1", solved, end), solved)
+        self.assertEqual(stage.transplant(solved, "1.1", given, end), given)
+
+    def test_without_its_comment_or_its_end_it_is_not_found(self):
+        for old in ("EXERCISE 1.1", "int twice"):
+            self.assertIsNone(stage.transplant(self.given.replace(old, "other"), "1.1", self.given, self.ends["1.1"]))
 
 
 if __name__ == "__main__":
