@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "hv/x86/modes.h"
+#include "hv/x86/flat_modes.h"
 
 Test(names, control_registers_by_bit)
 {
