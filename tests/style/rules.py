@@ -94,10 +94,12 @@ def private_headers(tree):
 def own_header_first(tree):
     """A .c includes its own contract first, so that the header proves to need nothing before it."""
     for name in tree.matching(r"src/[a-z0-9]+/[a-z0-9_]+\.c"):
-        own = name.replace("src/", "include/hv/").removesuffix(".c") + ".h"
-        first = next(includes(tree, name), (1, ""))
-        if own in tree.files and first[1] != f'"{own.removeprefix("include/")}"':
-            yield f"{name}:{first[0]}: the first include must be {own}"
+        stem = name.removeprefix("src/").removesuffix(".c")
+        own = {f"include/hv/{stem}.h": f'"hv/{stem}.h"', f"src/{stem}_priv.h": f'"{stem}_priv.h"'}
+        wanted = [quoted for path, quoted in own.items() if path in tree.files]
+        number, first = next(includes(tree, name), (1, ""))
+        if wanted and first not in wanted:
+            yield f"{name}:{number}: the first include must be {' or '.join(wanted)}"
 
 
 def kvm_header(tree):

@@ -24,6 +24,8 @@ CLEAN = {
                      "static _Thread_local int mine;\nint f(void);\nint f(void)\n{\n    return mine++;\n}\n"
                      "const uint8_t mem_zeroes[4];\nstatic const char *const texts[] = {\"exit(1)\", \"stderr\"};\n"
                      "const char *mem_text(void);\nconst char *mem_text(void)\n{\n    return texts[0];\n}\n",
+    "src/mem/part_priv.h": "#ifndef P\n#define P\n#endif\n",
+    "src/mem/part.c": '#include "mem/part_priv.h"\n',
     "src/cli/main.c": "#include <stdio.h>\n\nstatic int calls; // lab 01\n\n"
                       "int main(void)\n{\n    return printf(\"%d\\n\", calls++) < 0;\n}\n",
     "tool": "#!/bin/sh\necho \"$1\"\n",
@@ -43,7 +45,10 @@ PLANTED = {
         ("src/boot/bad.c", '#include "x86/x86_priv.h"\n', "private"),
         ("include/hv/boot/bad.h", '#include "boot/boot_priv.h"\n', "private"),
     ],
-    "own-header-first": [("src/mem/mem.c", '#include <stdint.h>\n#include "hv/mem/mem.h"\n', "first include must be")],
+    "own-header-first": [
+        ("src/mem/part.c", '#include <stdint.h>\n#include "mem/part_priv.h"\n', "first include must be"),
+        ("src/mem/mem.c", '#include <stdint.h>\n#include "hv/mem/mem.h"\n', "first include must be"),
+    ],
     "kvm-header": [
         ("src/devices/bad.c", "#include <linux/kvm.h>\n", "devices may not include <linux/kvm.h>"),
         ("include/hv/boot/bad.h", "#include <linux/kvm.h>\n", "boot may not"),
