@@ -83,7 +83,8 @@ static int play(const char *word)
     if (strncmp(word, "EINTR", 5) == 0 || strncmp(word, "EAGAIN", 6) == 0)
         return fail(word[1] == 'I' ? EINTR : EAGAIN);
     if (sscanf(word, "out:%u:%u:%n", &port, &size, &hex) == 2 && hex > 0) {
-        size_t n = from_hex(word + hex, data_area(), RUN_SIZE - DATA_OFFSET);
+        size_t room = strcspn(word + hex, " ") / 2;
+        size_t n = from_hex(word + hex, data_area(), room);
         set_io(KVM_EXIT_IO_OUT, port, size, (uint32_t)n / size);
     } else if (sscanf(word, "in:%u:%u:%u", &port, &size, &count) == 3) {
         set_io(KVM_EXIT_IO_IN, port, size, count);
