@@ -1,19 +1,23 @@
-# hvlab: the one makefile. `make help` lists what a person would call.
+# The one makefile. `make help` lists what a person would call.
 #
 # Objects lie in build/<variant>/, one variant per kind of build:
 #   make              build/release/hv
 #   make SAN=asan     build/asan/   AddressSanitizer and UBSan
 #   make SAN=tsan     build/tsan/   ThreadSanitizer
 #   make SAN=cov      build/cov/    gcov
-#   make SAN=fuzz     build/fuzz/   clang, libFuzzer with AddressSanitizer and UBSan
+#   make SAN=fuzz     build/fuzz/   clang, libFuzzer with AddressSanitizer and UBSan # lab 99
 #   make CC=clang     works too; WERROR=0 lets warnings pass; V=1 shows the commands
+
+# What is tagged with a lab's number is there from that lab on (see labs/); 99: in the complete tree only. # lab 99
 
 SAN ?=
 VARIANT := $(or $(SAN),release)
 B := build/$(VARIANT)
 WERROR ?= 1
+# lab 99 {
 PREFIX ?= /usr/local
 DESTDIR ?=
+# }
 CFLAGS ?= -O2 -g
 
 VERSION := 0.1.0
@@ -35,19 +39,22 @@ endif
 SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN_tsan := -fsanitize=thread
 SAN_cov := --coverage -O0
-SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer # lab 99
 ifneq ($(filter-out asan tsan cov fuzz,$(SAN)),)
 $(error SAN=$(SAN) is not a variant: asan, tsan, cov, fuzz)
 endif
+# lab 99 {
 ifeq ($(SAN),fuzz)
 CC := clang
 endif
+# }
 SANFLAGS := $(SAN_$(SAN))
 
 ALL_CFLAGS = -std=gnu17 $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -D_GNU_SOURCE -Iinclude -Isrc -Ibuild/gen \
              -DHV_VERSION='"$(VERSION)"' -MMD -MP
 ALL_LDFLAGS = $(LDFLAGS) $(SANFLAGS) -pthread
-LIBS := -lzstd -llzma -llz4 -lz -ljansson
+LIBS :=
+LIBS += -lzstd -llzma -llz4 -lz -ljansson # lab 05
 
 # Everything but the program's main() is a library, which hv and all tests link.
 CLI := $(wildcard src/cli/*.c)
@@ -81,6 +88,7 @@ $(B)/%.o: %.S Makefile
 	$(call say,CC)
 	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
+# lab 05 {
 # The DSDT is ACPI source language, compiled into a C array that src/acpi/dsdt.c includes.
 build/gen/dsdt.hex: src/acpi/dsdt.asl include/hv/acpi/fixed.h
 	@mkdir -p $(@D)
@@ -88,6 +96,7 @@ build/gen/dsdt.hex: src/acpi/dsdt.asl include/hv/acpi/fixed.h
 	$(Q)$(CC) -E -P -x assembler-with-cpp -DACPI_ASL -Iinclude $< -o build/gen/dsdt.asl
 	$(Q)iasl -oa -ve -p build/gen/dsdt -tc build/gen/dsdt.asl >build/gen/iasl.log || { cat build/gen/iasl.log; exit 1; }
 $(B)/src/acpi/dsdt.o: build/gen/dsdt.hex
+# }
 
 # --- guests: assembled and linked with binutils alone; C ones freestanding ---
 include guest/guest.mk
@@ -97,7 +106,7 @@ UNIT := $(wildcard tests/unit/*/test_*.c)
 UNIT_BIN := $(UNIT:%.c=$(B)/%)
 SUPPORT_O := $(patsubst %.c,$(B)/%.o,$(wildcard tests/support/*.c))
 
-unit: $(UNIT_BIN) ## build the unit tests (make test runs them)
+unit: $(UNIT_BIN) ## build the unit tests
 
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(SUPPORT_O) $(B)/libhv.a
 	$(call say,LD)
@@ -105,6 +114,7 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(SUPPORT_O) $(B)/libhv.a
 
 $(B)/tests/%.o: ALL_CFLAGS += -Itests
 
+# lab 99 {
 # --- tests with threads: plain programs (Criterion does not start under TSan) ---
 THREAD_BIN := $(patsubst %.c,$(B)/%,$(wildcard tests/thread/test_*.c))
 
@@ -123,9 +133,12 @@ fuzzers: $(FUZZ_BIN)
 $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libhv.a
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+# }
 
--include $(LIB_O:.o=.d) $(CLI_O:.o=.d) $(UNIT_BIN:%=%.d) $(SUPPORT_O:.o=.d) $(THREAD_BIN:%=%.d) $(FUZZ_BIN:%=%.d)
+-include $(LIB_O:.o=.d) $(CLI_O:.o=.d) $(UNIT_BIN:%=%.d) $(SUPPORT_O:.o=.d)
+-include $(THREAD_BIN:%=%.d) $(FUZZ_BIN:%=%.d) # lab 99
 
+# lab 99 {
 # --- running tests; tests/run builds what it needs ---
 test: ## run every test; installs what is missing (after naming it)
 	@tests/setup/deps test
@@ -148,6 +161,7 @@ check-format: ## is the code formatted as .clang-format says?
 	@tests/style/check -k format
 
 .PHONY: threads fuzzers test test-unit test-system test-intel fuzz check-format
+# }
 
 clean: ## remove what was built (build/cache keeps downloads)
 	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +; fi
@@ -157,6 +171,7 @@ help: ## this list
 
 .PHONY: all unit clean help guests
 
+# lab 99 {
 # --- the bench: hv against QEMU and against a loop that does nothing; BENCH="--only boot --runs 3" ---
 $(B)/tests/bench/bare_loop: $(B)/tests/bench/bare_loop.o
 	$(call say,LD)
@@ -185,3 +200,4 @@ uninstall: ## remove what make install put there
 	@rmdir $(DESTDIR)$(PREFIX)/share/doc/hv 2>/dev/null || true
 
 .PHONY: demo install uninstall
+# }

@@ -4,16 +4,30 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
 
 #define SECTION_MAGIC 0x31535648U /* "HVS1" */
 #define HEADER_SIZE 16            /* magic, name_len, version, body_len */
 #define CRC_SIZE 4
 #define NO_SECTION SIZE_MAX
 
+/* IEEE 802.3 §3.2.9, four bits at a time: entry n is what n becomes when it has been shifted out,
+ * with the polynomial's bits reversed. */
 uint32_t crc32_ieee(uint32_t crc, const void *data, size_t len)
 {
-    return (uint32_t)crc32_z(crc, data, len);
+    static const uint32_t shifted[16] = {
+        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
+        0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+        0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
+    };
+    const uint8_t *p = data;
+
+    crc = ~crc;
+    for (size_t i = 0; i < len; i++) {
+        crc ^= p[i];
+        crc = crc >> 4 ^ shifted[crc & 15];
+        crc = crc >> 4 ^ shifted[crc & 15];
+    }
+    return ~crc;
 }
 
 static void store_u32(uint8_t *p, uint32_t v)

@@ -10,14 +10,16 @@
 
 #define FLAT_LOAD_DEFAULT 0x7c00 /* where a BIOS puts a boot sector */
 
-static const char boot_names[] = "auto, linux, pvh, multiboot, " // lab 05
+static const char boot_names[] = ""                              /* the newest first */
+                                 "auto, linux, pvh, multiboot, " // lab 05
                                  "elf or "                       // lab 03
                                  "flat";
-static const char boot_help[] = "auto, linux, pvh, multiboot, " // lab 05
+static const char boot_help[] = "" /* the same, and what it is without the option */
+                                "auto, linux, pvh, multiboot, " // lab 05
                                 "elf or "                       // lab 03
                                 "flat"
                                 "\n(default: auto, which goes by the file)" // lab 05
-    ;
+                                "";
 
 /* --- one setter per option --- */
 
@@ -259,15 +261,17 @@ static const struct cli_option kernel_options[] = {
 static const struct cli_option machine_options[] = {
     {"memory", 'm', "SIZE", "guest memory, as 512M or 2G; a plain number is\nMiB (default: 512M)",
      set_memory},
-    {"memory-backing", 0, "KIND", "anonymous, memfd or hugetlb (default: anonymous)",
-     set_backing},                                                      // lab 05
+    // lab 05 {
+    {"memory-backing", 0, "KIND", "anonymous, memfd or hugetlb (default: anonymous)", set_backing},
+    // }
     {"cpus", 'c', "N", "virtual CPUs, 1 to 64 (default: 1)", set_cpus}, // lab 06
     // lab 04 {
     {"irqchip", 0, "on|off", "interrupt controllers; off: HLT ends the machine\n(default: on)",
      set_irqchip},
     // }
-    {"no-reboot", 0, NULL, "exit with status 10 when the guest resets itself",
-     set_no_reboot}, // lab 05
+    // lab 05 {
+    {"no-reboot", 0, NULL, "exit with status 10 when the guest resets itself", set_no_reboot},
+    // }
     {0},
 };
 
@@ -290,8 +294,9 @@ static const struct cli_option insight_options[] = {
     {"log-level", 0, "LEVEL", "error, warning, info or debug (default: info)", set_log_level},
     // }
     {"kvm-device", 0, "FILE", "another KVM device (default: /dev/kvm)", set_kvm_path},
-    {"no-probe", 0, NULL, "start even if this KVM cannot deliver interrupts",
-     set_no_probe}, // lab 05
+    // lab 05 {
+    {"no-probe", 0, NULL, "start even if this KVM cannot deliver interrupts", set_no_probe},
+    // }
     {0},
 };
 

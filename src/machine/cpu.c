@@ -36,19 +36,12 @@ static int set_registers(const struct cpu *cpu, const struct boot_entry *entry)
 
     if (rc < 0)
         return rc;
-    switch (entry->mode) {
-    case X86_REAL:
+    if (entry->mode == X86_REAL)
         x86_real_mode(&sregs, entry->cs);
-        break;
-    // lab 03 {
-    case X86_PROTECTED:
-        x86_protected_mode(&sregs, entry->gdt);
-        break;
-    case X86_LONG:
-        x86_long_mode(&sregs, entry->gdt, entry->cr3);
-        break;
-        // }
-    }
+    if (entry->mode == X86_PROTECTED)                  // lab 03
+        x86_protected_mode(&sregs, entry->gdt);        // lab 03
+    if (entry->mode == X86_LONG)                       // lab 03
+        x86_long_mode(&sregs, entry->gdt, entry->cr3); // lab 03
     rc = vcpu_set_sregs(&cpu->vcpu, &sregs);
     return rc < 0 ? rc : vcpu_set_regs(&cpu->vcpu, &regs);
 }

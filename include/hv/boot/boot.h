@@ -22,8 +22,9 @@
 enum boot_protocol {
     BOOT_AUTO, // lab 05
     BOOT_FLAT, /* raw bytes, real mode */
-    BOOT_ELF,
-    /* ELF64, entered in long mode */ // lab 03
+    // lab 03 {
+    BOOT_ELF, /* ELF64, entered in long mode */
+    // }
     // lab 05 {
     BOOT_MULTIBOOT,      /* Multiboot 0.6.96, entered in protected mode */
     BOOT_PVH,            /* Xen's x86/HVM direct boot ABI, protected mode */
