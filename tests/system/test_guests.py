@@ -77,6 +77,7 @@ class GuestsFull(GuestCase):
 for _spec in SPECS:
     _case = GuestsFull if _spec.needs == "full" else Guests
     setattr(_case, f"test_{_spec.name}", lambda self, spec=_spec: self.check(spec))
+del _case, _spec  # the loader would take _case for one more class of tests
 
 
 class Deaths(harness.Case):
