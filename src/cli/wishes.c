@@ -31,14 +31,16 @@ void on_escape(void *ctx, char c)
     case 'x':
         quit(s);
         break;
+    // lab 05 {
     case 'b':
         if (s->machine != NULL)
             machine_power_button(s->machine);
         break;
+    // }
     default:
-        (void)fprintf(stderr, "\r\nCtrl-A x  leave the machine\r\n"
-                              "Ctrl-A b  press its power button\r\n"
-                              "Ctrl-A a  send a Ctrl-A\r\n"
+        (void)fprintf(stderr, "\r\nCtrl-A x  leave the machine\r\n");
+        (void)fprintf(stderr, "Ctrl-A b  press its power button\r\n"); // lab 05
+        (void)fprintf(stderr, "Ctrl-A a  send a Ctrl-A\r\n"
                               "Ctrl-A h  this help\r\n");
     }
 }

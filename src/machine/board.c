@@ -133,11 +133,12 @@ static int wire_serial(struct machine *m, unsigned index)
         {"serial0", UART_COM1_PORT, UART_COM1_IRQ},
         {"serial1", UART_COM2_PORT, UART_COM2_IRQ},
     };
-    struct irq_line irq = gsi_line(m, com[index].irq);
+    struct irq_line irq = {0};
     struct device *dev;
 
     if (m->cfg.serial[index] == NULL)
         return 0;
+    irq = gsi_line(m, com[index].irq); // lab 04
     int rc = uart16550_create(com[index].name, &irq, m->cfg.serial[index], &dev);
     return rc < 0 ? rc : add_at(m, dev, com[index].port, UART_SIZE);
 }
