@@ -304,7 +304,7 @@ def hint(course, options, screen):
         exercise = lab.exercise(failed[0].get("unwritten") or failed[0]["exercise"])
         if exercise is None:
             record = failed[0]
-            screen.line(f"{record['title']}: reread README.md {record['section']}")
+            screen.line(f"{record['title']}: reread {record['section']}")
             return 0
     found = lab.hints().get(exercise.id, [])
     if not found:

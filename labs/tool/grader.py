@@ -211,8 +211,9 @@ class _Running:
         return {**result, "seconds": round(time.monotonic() - self.start, 2)}
 
 
-def _record(check, result):
-    head = {name: getattr(check, name) for name in ("name", "title", "exercise", "points", "section")}
+def _record(lab, check, result):
+    head = {name: getattr(check, name) for name in ("name", "title", "exercise", "points")}
+    head["section"] = f"labs/{lab.name}/README.md{check.section}"
     return {**head, "score": check.points if result["verdict"] == PASSED else 0, "seconds": 0.0, **result}
 
 
@@ -226,14 +227,14 @@ def run_checks(lab, checks, built, seed, told=lambda record: None):
                 check = waiting.pop(0)
                 why = _cannot_run(check)
                 if why:
-                    done[check.name] = _record(check, {"verdict": CANNOT_RUN, "why": why})
+                    done[check.name] = _record(lab, check, {"verdict": CANNOT_RUN, "why": why})
                 else:
                     child = _Running(lab, check, built, seed)
                     running[child.pipe] = child
             ready = select.select(list(running), [], [], 0.5)[0] if running else []
             for pipe in [pipe for pipe, child in running.items() if child.late() or pipe in ready and child.read()]:
                 child = running.pop(pipe)
-                done[child.check.name] = _record(child.check, child.finish())
+                done[child.check.name] = _record(lab, child.check, child.finish())
             while shown < len(checks) and checks[shown].name in done:
                 told(done[checks[shown].name])
                 shown += 1
@@ -246,9 +247,9 @@ def run_checks(lab, checks, built, seed, told=lambda record: None):
 # --- a whole grading ---------------------------------------------------------------------------------
 
 
-def _all_failed(checks, tried, expected, got, said=""):
+def _all_failed(lab, checks, tried, expected, got, said=""):
     parts = {"verdict": FAILED, "tried": tried, "expected": expected, "got": got, "exits": [], "said": said}
-    return [_record(check, parts) for check in checks]
+    return [_record(lab, check, parts) for check in checks]
 
 
 def verdict_of(records):
@@ -280,7 +281,7 @@ def grade(course, number, directory, seed, exercise=None, told=lambda record: No
     taken, missing = collect(directory, course.editable(number))
     if missing:
         got = "; ".join(f"{name}: {why}" for name, why in missing.items())
-        records = _all_failed(checks, "take the files with exercises", "all of them", got)
+        records = _all_failed(lab, checks, "take the files with exercises", "all of them", got)
         for record in records:
             told(record)
         return _result(lab, seed, records, None, time.monotonic() - start)
@@ -293,7 +294,7 @@ def grade(course, number, directory, seed, exercise=None, told=lambda record: No
             records = run_checks(lab, checks, place, seed, told)
         else:
             said = "\n".join(line[:200] for line in built.log.splitlines()[:12])
-            records = _all_failed(checks, "make", "the tree compiles", built.first_error()[:300], said)
+            records = _all_failed(lab, checks, "make", "the tree compiles", built.first_error()[:300], said)
             for record in records:
                 told(record)
     return _result(lab, seed, records, built, time.monotonic() - start)

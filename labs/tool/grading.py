@@ -119,7 +119,7 @@ class Lab:
     def _compile(self, name):
         source = os.path.join(self.labdir, "drivers", name + ".c")
         program = os.path.join(self.scratch, "driver-" + name)
-        libs = (self.tree_libs() or "").split()
+        libs = self.tree_libs().split()
         command = ["gcc", "-std=gnu17", "-O1", "-g", "-D_GNU_SOURCE", "-pthread", "-Wall", "-Wextra",
                    "-I" + os.path.join(self.tree, "include"), "-I" + os.path.join(self.tree, "src"),
                    "-I" + os.path.join(self.labdir, "drivers"), "-o", program, source,
@@ -132,8 +132,7 @@ class Lab:
     def tree_libs(self):
         """The libraries that this stage links, as its makefile says."""
         with open(os.path.join(self.tree, "Makefile"), encoding="utf-8") as file:
-            found = re.search(r"^LIBS\s*:?=[ \t]*(.*)$", file.read(), re.M)
-        return found[1] if found else ""
+            return " ".join(re.findall(r"^LIBS[ \t]*[:+]?=[ \t]*(.*)$", file.read(), re.M))
 
     # --- guests ---
 

@@ -77,7 +77,7 @@ class Screen:
             self.wrapped(record["said"], "  it said   ")
         for count, text in enumerate(record.get("exits", ())[-8:]):
             self.line(f"  {'exits' if count == 0 else '':9} {text}"[: self.width])
-        self.wrapped(f"README.md {record['section']}", "  reread    ")
+        self.wrapped(f"{record['section']}", "  reread    ")
 
     def summary(self, result, more=3):
         """The failures, the first MORE of them, and the score."""

@@ -28,7 +28,7 @@ def explanation(record):
     if record.get("unwritten"):
         lines.append(f"because   exercise {record['unwritten']} is not written yet")
     lines += [f"exits     {text}" for text in record.get("exits", ())]
-    lines.append(f"reread    README.md {record['section']}")
+    lines.append(f"reread    {record['section']}")
     return "\n".join(lines)
 
 

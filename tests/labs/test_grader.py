@@ -58,7 +58,7 @@ class Scores(GraderCase):
         record = self.grade()["checks"][1]
         self.assertEqual(record["verdict"], grader.FAILED)
         self.assertIn("twice(", record["tried"])
-        self.assertTrue(record["expected"] and record["got"] and record["section"] == "#12-twice")
+        self.assertTrue(record["expected"] and record["got"] and record["section"] == "labs/01-one/README.md#12-twice")
         self.assertEqual(record["exits"], [])
 
     def test_an_earlier_lab_is_graded_in_its_own_tree(self):
