@@ -13,10 +13,9 @@ GUESTS_REAL += boot_stamp acpi_poweroff reset_8042 reset_cf9 out_loop # lab 05
 # lab 05 {
 GUESTS_32 := multiboot_info pvh_info
 # }
-# lab 03 {
-GUESTS_64 := long_hello mmio unmapped_ports page_fault page_fault_fatal ud idt_timer lapic_timer \
-             uart_echo smp_start
-# }
+GUESTS_64 := long_hello unmapped_ports page_fault page_fault_fatal ud # lab 03
+GUESTS_64 += mmio idt_timer lapic_timer uart_echo # lab 04
+GUESTS_64 += smp_start # lab 06
 
 G := build/guest
 GUEST_CC ?= gcc
@@ -70,7 +69,7 @@ $(GUESTS_32:%=$(G)/%.elf): $(G)/%.elf: $(G)/obj32/%.o $(GUEST_LIB_32) guest/lib/
 # }
 
 # lab 03 {
-$(G)/smp_start.elf: $(G)/obj64/lib/trampoline.o $(G)/obj64/lib/acpi.o
+$(G)/smp_start.elf: $(G)/obj64/lib/trampoline.o $(G)/obj64/lib/acpi.o # lab 06
 $(GUESTS_64:%=$(G)/%.elf): $(G)/%.elf: $(G)/obj64/%.o $(GUEST_LIB_64) guest/lib/long.ld
 	$(call say,GUEST)
 	$(Q)$(LD) -m elf_x86_64 $(GUEST_LDFLAGS) -z max-page-size=4096 -T guest/lib/long.ld -o $@ $(filter %.o,$^)

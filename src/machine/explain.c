@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "hv/base/num.h"
-#include "hv/machine/probe.h"
+#include "hv/machine/probe.h" // lab 05
 #include "hv/x86/names.h"
 #include "hv/x86/paging.h"
 #include "hv/x86/vmx_checks.h"
@@ -53,9 +53,12 @@ static void find_registers(struct scene *s)
     if (s->outcome->end != MACHINE_TRIPLE_FAULT || !s->have_regs ||
         !is_reset_state(&s->regs, &s->sregs))
         return;
+    s->have_regs = false;
+    // lab 05 {
     s->have_regs = s->sampled = s->cpu->sample_at != 0;
     s->regs = s->cpu->sample.regs;
     s->sregs = s->cpu->sample.sregs;
+    // }
 }
 
 /* The linear address of an offset in a segment; bases count outside 64-bit mode only (and FS, GS).
@@ -80,15 +83,20 @@ static void look_around(struct scene *s)
     s->code_len = page_read_virtual(mem, &s->sregs, rip, s->code, sizeof(s->code));
 }
 
+static uint64_t exit_detail(const struct kvm_run *run)
+{
+    if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
+        return run->internal.suberror;
+    if (run->exit_reason == KVM_EXIT_FAIL_ENTRY)
+        return run->fail_entry.hardware_entry_failure_reason;
+    return 0;
+}
+
 static void set_scene(struct scene *s, const struct machine *m,
                       const struct machine_outcome *outcome)
 {
-    uint64_t first, end;
-
     *s = (struct scene){.m = m, .cpu = &m->cpus[outcome->cpu], .outcome = outcome};
-    trace_span(&s->cpu->last, &first, &end);
-    if (end > first)
-        s->detail = trace_at(&s->cpu->last, end - 1)->data;
+    s->detail = exit_detail(s->cpu->vcpu.run);
     find_registers(s);
     if (s->have_regs)
         look_around(s);
@@ -167,12 +175,16 @@ static void cause_of_internal_error(const struct scene *s, FILE *out)
 {
     const uint64_t emulation = KVM_INTERNAL_ERROR_EMULATION;
 
-    if (probe_flavour() == PROBE_SOFTWARE)
+    // lab 05 {
+    if (probe_flavour() == PROBE_SOFTWARE) {
         (void)fprintf(out,
                       "this host's KVM interprets guest code, and can neither deliver interrupts "
                       "nor run every instruction (`hv doctor` tells more; the lab machine, "
                       "tests/labvm/labvm, has a complete one)");
-    else if (s->have_regs && s->at_rip.result != WALK_OK)
+        return;
+    }
+    // }
+    if (s->have_regs && s->at_rip.result != WALK_OK)
         (void)fprintf(out, "the code at RIP cannot be fetched: %s",
                       walk_result_text(s->at_rip.result));
     else if (s->have_regs && mem_find(&s->m->mem, s->at_rip.pa) == NULL)
@@ -208,6 +220,7 @@ static void print_cause(const struct scene *s, FILE *out)
 
 /* --- the rest of the report --- */
 
+// lab 05 {
 static void print_last_exits(const struct scene *s, FILE *out)
 {
     const unsigned shown = 12;
@@ -226,6 +239,7 @@ static void print_last_exits(const struct scene *s, FILE *out)
         (void)fprintf(out, "\n");
     }
 }
+// }
 
 static void print_code(const struct scene *s, FILE *out)
 {
@@ -241,9 +255,11 @@ static void print_state(const struct scene *s, FILE *out)
 {
     (void)fprintf(out, "Registers of CPU %u, %s", s->outcome->cpu,
                   x86_mode_name(x86_mode_of(&s->sregs)));
+    // lab 05 {
     if (s->sampled)
         (void)fprintf(out, ", as of exit #%" PRIu64 " (the processor did not keep later ones)",
                       s->cpu->sample_at);
+    // }
     (void)fprintf(out, ":\n");
     x86_print_regs(&s->regs, &s->sregs, out);
     print_code(s, out);
@@ -260,7 +276,7 @@ void explain(const struct machine *m, const struct machine_outcome *outcome, FIL
     struct scene s;
 
     set_scene(&s, m, outcome);
-    print_last_exits(&s, out);
+    print_last_exits(&s, out); // lab 05
     if (s.have_regs)
         print_state(&s, out);
     print_cause(&s, out);

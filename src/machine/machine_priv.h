@@ -99,6 +99,11 @@ void cpu_end_machine(struct cpu *cpu, enum machine_end end, uint32_t value);
 /* exit.c: answers the exit that cpu->vcpu.run describes. */
 void serve_exit(struct cpu *cpu);
 
+// lab 03 {
+/* explain.c: last exits, registers, page walks, instruction bytes, likely cause. */
+void explain(const struct machine *m, const struct machine_outcome *outcome, FILE *out);
+// }
+
 // lab 04 {
 /* world.c. Asks all vCPUs for something, and brings them out of the guest for it. */
 void world_set(struct machine *m, enum world world);
@@ -116,9 +121,6 @@ void observe_init(struct cpu *cpu);
 void observe_entry(struct cpu *cpu);
 struct trace_event *observe_exit(struct cpu *cpu);
 void observe_answer(struct cpu *cpu, struct trace_event *e);
-
-/* explain.c: last exits, registers, page walks, instruction bytes, likely cause. */
-void explain(const struct machine *m, const struct machine_outcome *outcome, FILE *out);
 
 /* firmware.c, identity.c */
 int write_firmware_tables(struct machine *m, struct error *err) HV_MUST_CHECK;

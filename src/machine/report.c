@@ -23,5 +23,5 @@ void machine_report(struct machine *m, const struct machine_outcome *outcome, FI
 
     (void)fprintf(out, "The guest died on CPU %u: %s (KVM_EXIT_%s)\n", outcome->cpu,
                   death_name(reason), kvm_exit_name(reason));
-    explain(m, outcome, out); // lab 05
+    explain(m, outcome, out); // lab 03
 }
