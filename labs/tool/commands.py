@@ -161,6 +161,9 @@ def next_lab(course, options, screen):
 
 
 def catch_up(course, options, screen):
+    for lab in course.upto(options.number):
+        if not lab.ready():
+            raise Usage(f"lab {lab.number} is not written yet")
     taken = workspace.find(course).catch_up(options.number, options.all)
     screen.line(f"you are at lab {options.number}; reference taken for: {', '.join(taken) or 'nothing'}")
     return 0

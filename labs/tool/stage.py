@@ -189,7 +189,7 @@ def generate(course, number, solved=lambda exercise: False, answers=None):
     return tree
 
 
-def _is(path, data):
+def is_file_with(path, data):
     """Is PATH a plain file that holds DATA?"""
     try:
         with open(path, "rb") as file:
@@ -211,7 +211,7 @@ def write(tree, directory):
                 os.unlink(path)
     for name, (data, executable) in tree.items():
         path = os.path.join(directory, name)
-        if _is(path, data):
+        if is_file_with(path, data):
             continue
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if os.path.lexists(path):

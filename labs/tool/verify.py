@@ -5,19 +5,22 @@
                score rises each time
     reference  builds without warnings, scores everything in three runs with different seeds
     mutants    each plausible wrong answer fails the checks named for it
+    merge      `lab next` brings the work of the lab before here, without conflicts
     documents  handout, hints, markers, points, slides and solution.patch agree
 
-A lab that has no more than a stage yet is built, and that is all.
+A lab that has no more than a stage yet is built and merged, and that is all.
 
 A step is passed, failed, or could not run; what could not run proves nothing.
 """
 
 import os
+import tempfile
 import time
 
 import documents
 import grader
 import stage
+import workspace
 from course import CourseError
 
 RUNS = 3
@@ -55,6 +58,8 @@ class Verifier:
     def run(self):
         """All steps, in one build directory, so that a mutant costs the compilation of one file."""
         with grader.build_directory(self._course, f"verify {self._lab.number}") as place:
+            if self._lab.number > 1:
+                self._step("merge", self._merge)
             if not self._lab.ready():
                 self._step("stage", self._stage, place)
                 return self.steps
@@ -81,6 +86,23 @@ class Verifier:
     def _checks(self, place, names=None, seed=None):
         chosen = [check for check in self._lab.checks if names is None or check.name in names]
         return grader.run_checks(self._lab, chosen, place, seed or self._seed or grader.new_seed())
+
+    def _merge(self):
+        number = self._lab.number
+        expected = stage.generate(self._course, number, lambda exercise: int(exercise.partition(".")[0]) < number)
+        with tempfile.TemporaryDirectory(prefix="lab-merge-") as directory:
+            root = os.path.join(directory, "space")
+            try:
+                space = workspace.start(self._course, root)
+                for _ in range(number - 2):
+                    space.next()
+                stage.write(stage.generate(self._course, number - 1, lambda exercise: True), root)
+                space.commit("All exercises")
+                space.next()
+            except workspace.WorkspaceError as error:
+                return grader.FAILED, [str(error)]
+            notes = [name for name, (data, _) in expected.items() if not stage.is_file_with(os.path.join(root, name), data)]
+        return (grader.FAILED if notes else grader.PASSED), [f"{name}: not as it should be" for name in notes]
 
     def _stage(self, place):
         """A lab that is not written yet: its tree builds at least."""

@@ -201,9 +201,13 @@ class Workspace:
         for name, text in texts.items():
             with open(self.path(name), "w", encoding="utf-8") as file:
                 file.write(text)
-        if taken and self.git("status", "--porcelain", "--untracked-files=no"):
-            self.git("commit", "-q", "-a", "-m", f"Take the reference for {', '.join(taken)}", env=self._author())
+        self.commit(f"Take the reference for {', '.join(taken)}")
         return taken
+
+    def commit(self, message):
+        """Commits what has changed in the files that git knows, if anything has."""
+        if self.git("status", "--porcelain", "--untracked-files=no"):
+            self.git("commit", "-q", "-a", "-m", message, env=self._author())
 
     def reset(self, exercise):
         """Puts the exercise back as it was given; returns the git object that holds the file as it was."""

@@ -267,6 +267,14 @@ class Author(CommandCase):
         self.assertIn("FAIL documents", output)
         self.assertIn("solution.patch", output)
 
+    def test_verify_finds_what_does_not_merge(self):
+        self.assertIn("ok   merge", self.lab("verify", "2", status=1))
+        self.put(self.root, "src/cli/main.c", self.get(self.root, "src/cli/main.c") + "/* EXERCISE 1.3: a */\n"
+                 "// SOLUTION 1.3\nint a;\n// ELSE\n// int b;\n// END 1.3\nint c; // lab 02\n")  # fmt: skip
+        output = self.lab("verify", "2", status=1)
+        self.assertIn("FAIL merge", output)
+        self.assertIn("src/cli/main.c", output)
+
     def test_verify_finds_a_skeleton_that_scores(self):
         self.put(self.root, "labs/01-one/checks.py", FILES["labs/01-one/checks.py"].replace("def large(lab):", "def large(lab):\n    return"))
         self.assertIn("large: scores without any work", self.lab("verify", "1", status=1))
