@@ -42,6 +42,14 @@ def exit_lines(exits):
             for name, place, byte, _ in exits]  # fmt: skip
 
 
+def cases(lab, driver, tries, *first):
+    """Runs a driver with one group of arguments for each of TRIES: what it saw in each."""
+    words = [word for numbers in tries for word in numbers]
+    seen = lab.driver(driver, *first, *words).record.get("cases", [])
+    lab.expect(f"the driver {driver}: cases reported", len(tries), len(seen))
+    return seen
+
+
 def hv_guest(lab, code, limit=None, **options):
     return lab.hv(*RUN, "--kernel", lab.guest(code), limit=limit, **options)
 
@@ -80,7 +88,7 @@ def fake_exits(lab, *script):
 def kvm_answers(lab):
     size = 4096 * lab.rng.randrange(2, 40)
     tried = f"kvm_open() of a KVM with version 12 and a run structure of {size} bytes"
-    got = lab.driver("open", "/dev/null", 12, size).record
+    got = cases(lab, "open", [(12, size)], "/dev/null")[0]
     lab.expect(tried, "0", named(got["rc"]))
     lab.expect(f"{tried}: KVM_GET_API_VERSION", "asked once", times(got["asked_version"]))
     lab.expect(f"{tried}: KVM_GET_VCPU_MMAP_SIZE", "asked once", times(got["asked_size"]))
@@ -95,12 +103,11 @@ def times(count):
 def kvm_refused(lab):
     size = 4096 * lab.rng.randrange(2, 40)
     small = lab.rng.randrange(1, 2000)
-    cases = [
+    tries = [
         (f"a KVM with API version {version}", version, size) for version in (lab.rng.randrange(1, 12), 13, -errno.ENOTTY)
     ]
-    cases += [(f"a run structure of {small} bytes", 12, small), ("a run size that fails", 12, -errno.EINVAL)]
-    for what, version, run_size in cases:
-        got = lab.driver("open", "/dev/null", version, run_size).record
+    tries += [(f"a run structure of {small} bytes", 12, small), ("a run size that fails", 12, -errno.EINVAL)]
+    for (what, *_), got in zip(tries, cases(lab, "open", [numbers for _, *numbers in tries], "/dev/null")):
         tried = f"kvm_open() of {what}"
         lab.expect(tried, f"-ENOTSUP ({-errno.ENOTSUP})", named(got["rc"]))
         lab.expect(f"{tried}: descriptors left open", 0, got["opened"])
@@ -127,18 +134,17 @@ def slot_fields(lab):
         "flags": lab.rng.choice([1, 2, 3]),
     }
     args = [wanted[name] for name in ("slot", "guest_phys_addr", "memory_size", "userspace_addr", "flags")]
-    got = lab.driver("slot", *args, 0).record
+    code = lab.rng.choice([errno.EINVAL, errno.EEXIST, errno.ENOMEM])
+    got, refused = cases(lab, "slot", [(*args, 0), (*args, code)])
     tried = "vm_set_memory() with numbers drawn by lot"
     lab.expect(tried, "0", named(got["rc"]))
     lab.expect(f"{tried}: KVM_SET_USER_MEMORY_REGION", "asked once", times(got["calls"]))
     lab.expect_true(f"{tried}: the ioctl's descriptor", "the VM's", got["right_fd"], "another")
     for name, value in wanted.items():
         lab.expect(f"{tried}: {name}", value, got[name])
-    code = lab.rng.choice([errno.EINVAL, errno.EEXIST, errno.ENOMEM])
-    got = lab.driver("slot", *args, code).record
-    lab.expect(f"vm_set_memory() when KVM says {errno.errorcode[code]}", named(-code), named(got["rc"]))
-    lab.expect_true("its error", f"a sentence that names slot {wanted['slot']}", str(wanted["slot"]) in got["error"],
-                    got["error"])  # fmt: skip
+    lab.expect(f"vm_set_memory() when KVM says {errno.errorcode[code]}", named(-code), named(refused["rc"]))
+    lab.expect_true("its error", f"a sentence that names slot {wanted['slot']}", str(wanted["slot"]) in refused["error"],
+                    refused["error"])  # fmt: skip
 
 
 def slot_memory(lab):
@@ -179,7 +185,7 @@ def must_run(lab, tried, got, last):
 
 def vcpu_mapped(lab):
     number, size = lab.rng.randrange(1, 200), 4096 * lab.rng.randrange(2, 16)
-    got = lab.driver("vcpu", number, size, 0, 0).record
+    got = cases(lab, "vcpu", [(number, size, 0, 0)])[0]
     tried = f"vcpu_create() of vCPU {number}, run structure of {size} bytes"
     lab.expect(tried, "0", named(got["rc"]))
     lab.expect(f"{tried}: KVM_CREATE_VCPU", "asked once", times(got["calls"]))
@@ -201,8 +207,8 @@ def vcpu_refused(lab):
     number = lab.rng.randrange(1, 200)
     code = lab.rng.choice([errno.EEXIST, errno.EINVAL, errno.ENOMEM])
     other = lab.rng.choice([errno.ENOMEM, errno.EAGAIN, errno.EPERM])
-    for what, args, want in (("KVM_CREATE_VCPU", (code, 0), code), ("mmap", (0, other), other)):
-        got = lab.driver("vcpu", number, 8192, *args).record
+    seen = cases(lab, "vcpu", [(number, 8192, code, 0), (number, 8192, 0, other)])
+    for what, want, got in zip(("KVM_CREATE_VCPU", "mmap"), (code, other), seen):
         tried = f"vcpu_create() when {what} fails with {errno.errorcode[want]}"
         lab.expect(tried, named(-want), named(got["rc"]))
         lab.expect(f"{tried}: descriptors left open", 0, got["opened"])
@@ -225,15 +231,14 @@ def run_guest(lab):
 
 
 def run_interrupted(lab):
-    for code, want in ((errno.EINTR, errno.EINTR), (errno.EAGAIN, errno.EINTR), (errno.EFAULT, errno.EFAULT),
-                       (errno.ENOMEM, errno.ENOMEM)):  # fmt: skip
-        got = lab.driver("enter", code).record
+    answers = {errno.EINTR: errno.EINTR, errno.EAGAIN: errno.EINTR, errno.EFAULT: errno.EFAULT, errno.ENOMEM: errno.ENOMEM}
+    *failed, good = cases(lab, "enter", [(code,) for code in (*answers, 0)])
+    for (code, want), got in zip(answers.items(), failed):
         tried = f"vcpu_run() when KVM_RUN fails with {errno.errorcode[code]}"
         lab.expect(tried, named(-want), named(got["rc"]))
         lab.expect(f"{tried}: KVM_RUN", "asked once", times(got["calls"]))
-    got = lab.driver("enter", 0).record
-    lab.expect("vcpu_run() when KVM_RUN succeeds", "0", named(got["rc"]))
-    lab.expect_true("its descriptor", "the vCPU's", got["right_fd"], "another")
+    lab.expect("vcpu_run() when KVM_RUN succeeds", "0", named(good["rc"]))
+    lab.expect_true("its descriptor", "the vCPU's", good["right_fd"], "another")
 
 
 # --- 1.5 x86_real_mode() ---
@@ -243,9 +248,8 @@ DATA = {"selector": 0, "base": 0, "limit": 0xFFFF, "s": 1, "dpl": 0, "present": 
 
 
 def real_state(lab):
-    for poison in (0, 0xFF, lab.rng.randrange(1, 255)):
-        cs = lab.rng.randrange(1, 0xF000)
-        got = lab.driver("modes", cs, poison).record
+    tries = [(lab.rng.randrange(1, 0xF000), poison) for poison in (0, 0xFF, lab.rng.randrange(1, 255))]
+    for (cs, poison), got in zip(tries, cases(lab, "modes", tries)):
         tried = f"x86_real_mode() with CS {cs:#x}, on registers full of {poison:#04x}"
         check_segment(lab, tried, "cs", got["cs"], {**DATA, "selector": cs, "base": cs * 16})
         lab.expect(f"{tried}: cs.type", "code, readable, accessed", code_type(got["cs"]["type"]))

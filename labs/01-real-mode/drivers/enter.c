@@ -1,8 +1,8 @@
 /*
  * vcpu_run() against an ioctl() whose answer we choose.
  *
- * args: ERRNO   (what KVM_RUN fails with, 0: it succeeds). The failure comes ONCE: code that tries
- * again succeeds the second time, and the count of calls tells.
+ * args: ERRNO for each case (what KVM_RUN fails with, 0: it succeeds). The failure comes ONCE: code
+ * that tries again succeeds the second time, and the count of calls tells.
  */
 #include <errno.h>
 #include <linux/kvm.h>
@@ -34,14 +34,15 @@ int main(int argc, char **argv)
     struct kvm_run run = {0};
     struct vcpu vcpu = {.fd = VCPU_FD, .run = &run, .run_size = sizeof(run)};
 
-    if (argc != 2)
-        return 2;
-    fail_with = atoi(argv[1]);
-    int rc = vcpu_run(&vcpu);
-
-    report_int("rc", rc);
-    report_int("calls", calls);
-    report_int("asked_other", asked_other);
-    report_int("right_fd", right_fd);
+    for (int i = 1; i < argc; i++) {
+        fail_with = atoi(argv[i]);
+        calls = asked_other = right_fd = 0;
+        int rc = vcpu_run(&vcpu);
+        report_case();
+        report_int("rc", rc);
+        report_int("calls", calls);
+        report_int("asked_other", asked_other);
+        report_int("right_fd", right_fd);
+    }
     return report_end();
 }

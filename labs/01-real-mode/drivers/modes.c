@@ -1,7 +1,7 @@
 /*
  * x86_real_mode() on a register set full of rubbish.
  *
- * args: CS POISON   (the byte that fills the register set before the call)
+ * args: CS POISON for each case (the byte that fills the register set before the call)
  */
 #include <linux/kvm.h>
 
@@ -22,15 +22,14 @@ static void report_segment(const char *name, const struct kvm_segment *s)
     report_raw(text);
 }
 
-int main(int argc, char **argv)
+static void try(uint16_t cs, int poison)
 {
     struct kvm_sregs sregs;
 
-    if (argc != 3)
-        return 2;
-    memset(&sregs, (int)number(argv[2]), sizeof(sregs));
-    x86_real_mode(&sregs, (uint16_t)number(argv[1]));
+    memset(&sregs, poison, sizeof(sregs));
+    x86_real_mode(&sregs, cs);
 
+    report_case();
     report_segment("cs", &sregs.cs);
     report_segment("ds", &sregs.ds);
     report_segment("es", &sregs.es);
@@ -45,5 +44,11 @@ int main(int argc, char **argv)
     report_u64("cr3", sregs.cr3);
     report_u64("cr4", sregs.cr4);
     report_u64("efer", sregs.efer);
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i + 1 < argc; i += 2)
+        try((uint16_t)number(argv[i]), (int)number(argv[i + 1]));
     return report_end();
 }

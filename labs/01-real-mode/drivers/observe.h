@@ -45,9 +45,12 @@ static inline bool all_bytes_are(const void *data, uint8_t byte, size_t size)
     return true;
 }
 
-/* The report is collected and written at the end in one piece. */
+/* The report is collected and written at the end in one piece. Drivers that are given several cases
+ * begin each with report_case(). */
 static char report_text[65536];
 static size_t report_length;
+static int report_cases;
+static bool report_inside; /* an object is open and has a member */
 
 static inline void report_raw(const char *text)
 {
@@ -61,9 +64,16 @@ static inline void report_raw(const char *text)
 
 static inline void report_name(const char *name)
 {
-    report_raw(report_length == 0 ? "{\"" : ", \"");
+    report_raw(report_inside ? ", \"" : "{\"");
+    report_inside = true;
     report_raw(name);
     report_raw("\": ");
+}
+
+static inline void report_case(void)
+{
+    report_raw(report_cases++ == 0 ? "{\"cases\": [" : "}, ");
+    report_inside = false;
 }
 
 static inline void report_int(const char *name, long long value)
@@ -115,7 +125,7 @@ static inline void report_hex(const char *name, const void *data, size_t size)
 
 static inline int report_end(void)
 {
-    report_raw("}\n");
+    report_raw(report_cases > 0 ? "}]}\n" : "}\n");
     return write(REPORT_FD, report_text, report_length) == (ssize_t)report_length ? 0 : 1;
 }
 

@@ -4,7 +4,8 @@
  * The driver's own ioctl() stands before libc's, so the learner's code talks to it: a KVM of any
  * version, with a run structure of any size, on hosts that have none.
  *
- * args: PATH VERSION RUN_SIZE   (negative numbers: the ioctl fails with that errno)
+ * args: PATH, then VERSION RUN_SIZE for each case (negative numbers: the ioctl fails with that
+ * errno)
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +18,10 @@
 
 #define POISON 0xa5
 
-static int version, run_size, asked_version, asked_size, asked_other;
+static struct {
+    int version, run_size;                      /* what it answers */
+    int asked_version, asked_size, asked_other; /* how often it was asked */
+} fake;
 
 int ioctl(int fd, unsigned long request, ...)
 {
@@ -26,15 +30,15 @@ int ioctl(int fd, unsigned long request, ...)
     (void)fd;
     switch (request) {
     case KVM_GET_API_VERSION:
-        asked_version++;
-        value = version;
+        fake.asked_version++;
+        value = fake.version;
         break;
     case KVM_GET_VCPU_MMAP_SIZE:
-        asked_size++;
-        value = run_size;
+        fake.asked_size++;
+        value = fake.run_size;
         break;
     default:
-        asked_other++;
+        fake.asked_other++;
         value = -ENOTTY;
     }
     if (value >= 0)
@@ -43,28 +47,37 @@ int ioctl(int fd, unsigned long request, ...)
     return -1;
 }
 
-int main(int argc, char **argv)
+static void try(const char *path)
 {
     struct error err = {0};
     struct kvm kvm;
 
-    if (argc != 4)
-        return 2;
-    version = atoi(argv[2]);
-    run_size = atoi(argv[3]);
     memset(&kvm, POISON, sizeof(kvm));
     int before = open_descriptors();
-    int rc = kvm_open(argv[1], &kvm, &err);
+    int rc = kvm_open(path, &kvm, &err);
     int after = open_descriptors();
 
+    report_case();
     report_int("rc", rc);
-    report_int("asked_version", asked_version);
-    report_int("asked_size", asked_size);
-    report_int("asked_other", asked_other);
+    report_int("asked_version", fake.asked_version);
+    report_int("asked_size", fake.asked_size);
+    report_int("asked_other", fake.asked_other);
     report_int("untouched", all_bytes_are(&kvm, POISON, sizeof(kvm)));
     report_int("opened", after - before);
     report_u64("run_size", kvm.run_size);
     report_int("is_open", rc == 0 && fcntl(kvm.fd, F_GETFD) >= 0);
     report_string("error", err.text);
+    if (rc == 0)
+        kvm_close(&kvm);
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 2; i + 1 < argc; i += 2) {
+        memset(&fake, 0, sizeof(fake));
+        fake.version = atoi(argv[i]);
+        fake.run_size = atoi(argv[i + 1]);
+        try(argv[1]);
+    }
     return report_end();
 }

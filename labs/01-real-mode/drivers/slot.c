@@ -1,7 +1,8 @@
 /*
  * vm_set_memory() against an ioctl() that writes down what it is asked.
  *
- * args: SLOT GPA SIZE HOST FLAGS ERRNO   (ERRNO: what the ioctl fails with, 0: it succeeds)
+ * args: SLOT GPA SIZE HOST FLAGS ERRNO for each case (ERRNO: what the ioctl fails with, 0: it
+ * succeeds)
  */
 #include <errno.h>
 #include <linux/kvm.h>
@@ -34,17 +35,15 @@ int ioctl(int fd, unsigned long request, ...)
     return fail_with != 0 ? -1 : 0;
 }
 
-int main(int argc, char **argv)
+static void try(char **argv)
 {
     const struct vm vm = {.fd = VM_FD};
     struct error err = {0};
 
-    if (argc != 7)
-        return 2;
-    fail_with = atoi(argv[6]);
-    int rc = vm_set_memory(&vm, (uint32_t)number(argv[1]), number(argv[2]), number(argv[3]),
-                           (void *)(uintptr_t)number(argv[4]), (uint32_t)number(argv[5]), &err);
+    int rc = vm_set_memory(&vm, (uint32_t)number(argv[0]), number(argv[1]), number(argv[2]),
+                           (void *)(uintptr_t)number(argv[3]), (uint32_t)number(argv[4]), &err);
 
+    report_case();
     report_int("rc", rc);
     report_int("calls", calls);
     report_int("asked_other", asked_other);
@@ -55,5 +54,15 @@ int main(int argc, char **argv)
     report_u64("userspace_addr", region.userspace_addr);
     report_u64("flags", region.flags);
     report_string("error", err.text);
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i + 5 < argc; i += 6) {
+        memset(&region, 0, sizeof(region));
+        calls = asked_other = fd_seen = 0;
+        fail_with = atoi(argv[i + 5]);
+        try(argv + i);
+    }
     return report_end();
 }
