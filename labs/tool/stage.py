@@ -68,7 +68,12 @@ def resolve_tags(text, number, name, keep=False):
             block = None
     if block:
         raise CourseError(f"{name}:{block[0]}: this block does not end")
-    return "\n".join(out) + "\n"
+    return _close_gaps("\n".join(out)) + "\n"
+
+
+def _close_gaps(text):
+    """TEXT without the blank lines that stood around what is gone."""
+    return re.sub(r"\{\n\n+", "{\n", re.sub(r"\n{3,}", "\n\n", text)).rstrip("\n")
 
 
 class _Region:
