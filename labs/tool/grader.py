@@ -190,7 +190,7 @@ class _Running:
         os.close(write)
 
     def late(self):
-        return time.monotonic() - self.start > self.check.limit + GRACE
+        return time.monotonic() - self.start > self.check.limit * grading.PATIENCE_MAX + GRACE
 
     def read(self):
         """Takes what has come; True when that was all."""

@@ -39,7 +39,7 @@ class Run:
     status   exit status; -N when signal N ended it; None when it was ended for a limit
     out err  bytes, as far as they were kept
     report   bytes it wrote on descriptor 3, if that was asked for
-    ended    "" or why we ended it, for a person: "no end after 5 s; it was running"
+    ended    "" or why we ended it, for a person: "no end after 5 s; it was waiting"
     """
 
     def __init__(self, status, out, err, report, seconds, ended):
@@ -129,28 +129,48 @@ def adopt():
 
 
 def _tasks(leader):
-    """(pid, state, where in the kernel) of the processes that descend from LEADER."""
-    parents, found = {}, {}
+    """The processes that descend from LEADER, which is one of them."""
+    parents = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
                 fields = file.read().rpartition(")")[2].split()
         except OSError:
             continue
-        parents[int(pid)], found[int(pid)] = int(fields[1]), fields[0]
+        parents[int(pid)] = int(fields[1])
     mine, grew = {leader}, True
     while grew:
         more = {pid for pid, parent in parents.items() if parent in mine} - mine
         grew = bool(more)
         mine |= more
-    return {pid: found[pid] for pid in mine if pid in found}
+    return mine & parents.keys()
 
 
-def _doing(leader):
-    """For a person: what the youngest descendant of LEADER is doing."""
-    states = {"R": "it was running", "S": "it was waiting", "D": "it was in the kernel", "T": "it was stopped"}
-    tasks = _tasks(leader)
-    return states.get(tasks[max(tasks)], "it had ended") if tasks else "it had ended"
+def _threads(leader):
+    """(name, seconds in the program, in the kernel, in a guest) of every thread that descends from LEADER."""
+    tick = os.sysconf("SC_CLK_TCK")
+    for pid in _tasks(leader):
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/stat", encoding="utf-8", errors="replace") as file:
+                    head, _, rest = file.read().rpartition(")")
+                fields = rest.split()
+                user, system, guest = (int(fields[field]) / tick for field in (11, 12, 40))
+                yield head.partition("(")[2], max(0.0, user - guest), system, guest
+        except OSError:
+            continue  # it has just ended
+
+
+def _doing(leader, seconds):
+    """For a person: what a program was doing that has taken SECONDS."""
+    busiest = max(_threads(leader), key=lambda thread: sum(thread[1:]), default=None)
+    if busiest is None:
+        return "it had ended"
+    name, *spent = busiest
+    if sum(spent) < seconds / 10:
+        return "it was waiting"
+    where = ("in its own code", "in the kernel, or the guest", "in the guest")[spent.index(max(spent))]
+    return f"its thread {name} was busy {where}"
 
 
 class _Streams:
@@ -211,7 +231,7 @@ def _watch(process, streams, scratch, limit):
     while True:
         now = time.monotonic()
         if now > deadline:
-            return f"no end after {limit:.0f} s; {_doing(process.pid)}"
+            return f"no end after {limit:.0f} s; {_doing(process.pid, limit)}"
         alive = streams.pump(min(0.1, deadline - now))
         if streams.flooded:
             return f"ended for writing more than {OUTPUT_MAX >> 20} MiB"

@@ -43,7 +43,8 @@ class Sandbox(unittest.TestCase):
         run = self.shell("while :; do :; done", limit=1)
         self.assertTrue(run.hung)
         self.assertIsNone(run.status)
-        self.assertIn("it was running", run.ended)
+        self.assertRegex(run.ended, r"no end after 1 s; its thread sh was busy in ")
+        self.assertIn("it was waiting", self.shell("exec sleep 9", limit=0.5).ended)
 
     def test_a_flood_is_ended(self):
         run = self.shell("yes")
