@@ -253,7 +253,7 @@ class Author(CommandCase):
         self.lab("tree", "1", self.path)
         self.lab("tree", "1", "--solved", os.path.join(self.scratch, "solved"))
         patch = os.path.join(self.root, "solutions/01-one/solution.patch")
-        subprocess.run(["patch", "-s", "-p1", "-i", patch], cwd=self.path, check=True)
+        subprocess.run(["git", "apply", patch], cwd=self.path, check=True)
         self.assertEqual(self.get(self.path, ADD), self.get(self.scratch, "solved/" + ADD))
 
     def test_verify_finds_what_is_wrong(self):
