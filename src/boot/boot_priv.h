@@ -46,6 +46,8 @@ struct plan {
     struct plan_piece pieces[PLAN_PIECES_MAX];
     unsigned count;
     uint64_t scratch_next; /* first free byte of the layout's scratch area */
+    uint8_t *gift;         /* pages that plan_write() may move, or NULL */
+    size_t gift_size;      /* bytes */
 };
 
 void plan_init(struct plan *plan, const struct mem *mem, const struct boot_layout *layout);
@@ -73,7 +75,7 @@ int plan_take_scratch(struct plan *plan, const char *what, uint64_t size, uint64
 int plan_add_scratch(struct plan *plan, const char *what, struct bytes data, uint64_t align,
                      uint64_t *gpa, struct error *err) HV_MUST_CHECK;
 
-/* Copies every piece into guest memory. */
+/* Brings every piece into guest memory: copies it, or moves its pages if it lies in plan->gift. */
 int plan_write(const struct plan *plan, struct error *err) HV_MUST_CHECK;
 // }
 

@@ -238,8 +238,11 @@ int linux_load_unpacked(struct boot_job *job)
     rc = linux_open(job->image, &image, job->err);
     if (rc == 0)
         rc = linux_unpack(&image, &vmlinux, job->err);
-    if (rc == 0)
+    if (rc == 0) {
+        job->plan.gift = vmlinux.data;
+        job->plan.gift_size = vmlinux.size;
         rc = load_vmlinux(job, &image.header, unpacked_bytes(&vmlinux));
+    }
     unpacked_fini(&vmlinux);
     return rc;
 }

@@ -13,6 +13,7 @@
 #include <inttypes.h>
 
 #include "boot/boot_priv.h"
+#include "hv/mem/donate.h"
 
 #define HIGH_FLOOR MIB /* below it: firmware's memory, holes, scratch */
 
@@ -189,20 +190,43 @@ int plan_add_scratch(struct plan *plan, const char *what, struct bytes data, uin
     return rc;
 }
 
-static int write_piece(const struct mem *mem, const struct plan_piece *p)
+/* As numbers: most pieces have no bytes in common, and some have none at all. */
+static bool share_bytes(struct bytes a, struct bytes b)
 {
-    int rc = mem_write(mem, p->gpa, p->data.data, p->data.size);
+    return (uintptr_t)a.data < (uintptr_t)b.data + b.size &&
+           (uintptr_t)b.data < (uintptr_t)a.data + a.size;
+}
+
+/* The piece's bytes in the gift if nobody else needs them, or NULL: two segments of a hostile ELF
+ * file may be cut from the same bytes. */
+static uint8_t *donation(const struct plan *plan, const struct plan_piece *p)
+{
+    uintptr_t at = (uintptr_t)p->data.data - (uintptr_t)plan->gift;
+
+    if (plan->gift == NULL || !range_fits(at, p->data.size, plan->gift_size))
+        return NULL;
+    for (unsigned i = 0; i < plan->count; i++)
+        if (&plan->pieces[i] != p && share_bytes(plan->pieces[i].data, p->data))
+            return NULL;
+    return plan->gift + at;
+}
+
+static int write_piece(const struct plan *plan, const struct plan_piece *p)
+{
+    uint8_t *gift = donation(plan, p);
+    int rc = gift != NULL ? mem_donate(plan->mem, p->gpa, gift, p->data.size)
+                          : mem_write(plan->mem, p->gpa, p->data.data, p->data.size);
 
     if (rc < 0)
         return rc;
-    return mem_zero(mem, p->gpa + p->data.size, p->size - p->data.size);
+    return mem_zero(plan->mem, p->gpa + p->data.size, p->size - p->data.size);
 }
 
 int plan_write(const struct plan *plan, struct error *err)
 {
     for (unsigned i = 0; i < plan->count; i++) {
         const struct plan_piece *p = &plan->pieces[i];
-        int rc = p->reserved ? 0 : write_piece(plan->mem, p);
+        int rc = p->reserved ? 0 : write_piece(plan, p);
         if (rc < 0) /* the memory map promises RAM that the machine does not have */
             return error_set(err, -E2BIG, "%s at 0x%" PRIx64 " is outside guest memory", p->what,
                              p->gpa);

@@ -182,8 +182,11 @@ int pvh_load(struct boot_job *job)
         rc = linux_check_cmdline(&image.header, job->cmdline, job->err);
     if (rc == 0)
         rc = linux_unpack(&image, &vmlinux, job->err);
-    if (rc == 0)
+    if (rc == 0) {
+        job->plan.gift = vmlinux.data;
+        job->plan.gift_size = vmlinux.size;
         rc = load_elf(job, unpacked_bytes(&vmlinux));
+    }
     unpacked_fini(&vmlinux);
     return rc;
 }
