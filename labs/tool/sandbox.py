@@ -113,10 +113,11 @@ def namespace():
     if _namespace is None:
         words = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child=KILL", "--"]
         usable = shutil.which("unshare") and subprocess.run(
-            [*words, "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False
+            [*words, "prlimit", "--nproc=64", "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False
         ).returncode == 0  # fmt: skip
         # The first process of a namespace ignores most signals, its own abort() too: let that be a shell.
-        _namespace = [*words, "sh", "-c", '"$@"; exit $?', "sh"] if usable else []
+        # The limit of processes counts those in the namespace; root has none, whence _crowd().
+        _namespace = [*words, "prlimit", f"--nproc={TASKS_MAX}", "sh", "-c", '"$@"; exit $?', "sh"] if usable else []
     return _namespace
 
 
@@ -225,14 +226,35 @@ def _disk(directory):
     return total
 
 
+def _has_more_than(leader, count):
+    """Have more than COUNT processes descended from LEADER? Looks at that many at most."""
+    seen, waiting = 1, [str(leader)]
+    while waiting and seen <= count:
+        pid = waiting.pop()
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                    waiting += (children := file.read().split())
+                    seen += len(children)
+        except OSError:
+            continue  # it has just ended
+    return seen > count
+
+
+def _crowd():
+    """How many threads the whole machine has: one cheap look, often enough for a fork bomb."""
+    with open("/proc/loadavg", encoding="ascii") as file:
+        return int(file.read().split()[3].partition("/")[2])
+
+
 def _watch(process, streams, scratch, limit):
     """Until the program has ended, or has to be; returns why, or ""."""
-    deadline, look = time.monotonic() + limit, time.monotonic()
+    deadline, look, crowd = time.monotonic() + limit, time.monotonic(), _crowd()
     while True:
         now = time.monotonic()
         if now > deadline:
             return f"no end after {limit:.0f} s; {_doing(process.pid, limit)}"
-        alive = streams.pump(min(0.1, deadline - now))
+        alive = streams.pump(min(0.02, deadline - now))
         if streams.flooded:
             return f"ended for writing more than {OUTPUT_MAX >> 20} MiB"
         if process.poll() is not None:
@@ -240,23 +262,27 @@ def _watch(process, streams, scratch, limit):
             return ""
         if not alive:
             time.sleep(0.01)
-        if now - look > 0.2:
+        if now - look > 0.2 or _crowd() - crowd > TASKS_MAX:
             look = now
-            if len(_tasks(process.pid)) > TASKS_MAX:
+            if _has_more_than(process.pid, TASKS_MAX):
                 return f"ended for having more than {TASKS_MAX} processes"
             if _disk(scratch) > DISK_MAX:
                 return f"ended for writing more than {DISK_MAX >> 20} MiB to disk"
+
+
+def _end(how, pid):
+    try:
+        how(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def kill(leader):
     """Ends the process group of LEADER and everything that descends from it; the caller waits for it."""
     strays = _tasks(leader)
     for pid in [leader, *strays]:
-        for end in (os.killpg, os.kill):
-            try:
-                end(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
+        _end(os.killpg, pid)
+        _end(os.kill, pid)
 
 
 def run(argv, scratch, limit, stdin=b"", report=False, memory=None, cwd=None, env=None):
@@ -284,6 +310,8 @@ def run(argv, scratch, limit, stdin=b"", report=False, memory=None, cwd=None, en
             while streams.pump(0.05) and select.select(list(streams._open), [], [], 0)[0]:
                 pass
     finally:
+        if namespace():
+            _end(os.killpg, process.pid)  # and the namespace with it, before it grows any further
         kill(process.pid)
         process.wait()
         out, err = (bytes(streams.kept[stream.fileno()][:OUTPUT_MAX]) for stream in (process.stdout, process.stderr))
