@@ -12,6 +12,7 @@ spell of the machine hits all alike. The first round is a warm-up (files into th
 import contextlib
 import math
 import os
+import re
 import select
 import shlex
 import shutil
@@ -199,15 +200,26 @@ def own_memory(pid, guest_size):
     return sum(pss for _, pss in mappings) - guest_pss
 
 
+HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+) *(.*)")
+
+
 def parse_smaps(lines):
-    """proc(5), /proc/PID/smaps: a list of (size, Pss), in bytes."""
-    mappings = []
+    """proc(5), /proc/PID/smaps: a list of (size, Pss), in bytes. Anonymous neighbours count as one: hv moves
+    pages into guest memory, which then is several mappings side by side."""
+    mappings, last = [], None
     for line in lines:
+        header = HEADER.match(line)
         field, _, rest = line.partition(":")
-        if field == "Size":
-            mappings.append((int(rest.split()[0]) * 1024, 0))
-        elif field == "Pss":
-            mappings[-1] = (mappings[-1][0], int(rest.split()[0]) * 1024)
+        if header:
+            start, end, flags, inode, name = header.groups()
+            joins = last == (start, flags) and inode == "0" and not name
+            last = (end, flags) if inode == "0" and not name else None
+            if not joins:
+                mappings.append((0, 0))
+        elif field in ("Size", "Pss"):
+            size, pss = mappings[-1]
+            bytes_ = int(rest.split()[0]) * 1024
+            mappings[-1] = (size + bytes_, pss) if field == "Size" else (size, pss + bytes_)
     return mappings
 
 
