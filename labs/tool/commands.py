@@ -107,7 +107,7 @@ def patch(course, options, screen):
 def solution(course, options, screen):
     lab, exercise = _exercise(course, options.exercise)
     with open(os.path.join(course.root, exercise.file), encoding="utf-8") as file:
-        text = stage.resolve_tags(file.read(), lab.number, exercise.file)
+        text = stage.at_lab(file.read(), lab.number, exercise.file)
     answer = stage.references(text, exercise.file).get(exercise.id)
     if not answer:
         raise Usage("this course tree has no solutions: ask whoever gave it to you")

@@ -28,17 +28,17 @@ MEMBERS_MAX = 5000
 # --- the bundle --------------------------------------------------------------------------------------
 
 
-def without_answers(text, name):
-    """TEXT with nothing between SOLUTION and ELSE. What an open tree gets stays as it was."""
+def without_answers(text, name, appears=1):
+    """TEXT with nothing between SOLUTION and ELSE. What an open tree gets stays as it was, and so does a reference
+    that is given in earlier labs: the file APPEARS with that lab."""
     out = []
     for part in stage.parts(text, name):
         if isinstance(part, str):
             out.append(part)
-            continue
-        out.append(f"{part.indent}// SOLUTION {part.exercise}")
-        if part.has_else:
-            out += [f"{part.indent}// ELSE", *part.otherwise]
-        out.append(f"{part.indent}// END {part.exercise}")
+        elif part.before is None and int(part.exercise.partition(".")[0]) > appears:
+            out += part.source
+        else:
+            out += [part.source[0], *part.source[len(part.solution) + 1 :]]
     return "\n".join(out) + "\n"
 
 
@@ -52,13 +52,14 @@ def _is_text(data):
 def files(course, number):
     """{name: (bytes, executable)} of the bundle."""
     bundle = {}
+    appears = {name: lab.number for lab in reversed(course.upto(number)) for name in stage.names(course, lab.number)}
     for name in stage.names(course, number):
         path = os.path.join(course.root, name)
         with open(path, "rb") as file:
             data = file.read()
         if _is_text(data):
-            text = stage.resolve_tags(data.decode(), number, name, keep=True)
-            data = (without_answers(text, name) if "// SOLUTION " in text else text).encode()
+            text = stage.at_lab(data.decode(), number, name, keep=True)
+            data = (without_answers(text, name, appears[name]) if "// SOLUTION " in text else text).encode()
         bundle[name] = (data, os.access(path, os.X_OK))
     wanted = ["labs/lab", "labs/tool", "labs/README.md", "slides/figures", "LICENSE"]
     for start in wanted + [f"labs/{lab.name}" for lab in course.upto(number)]:

@@ -4,10 +4,12 @@
     tags       a line that ends in `// lab 05`, or a block from `// lab 05 {` to `// }`, is there from lab 05
                on (`# lab 05` in makefiles); the tags themselves go
     exercises  between `// SOLUTION 1.4` and `// END 1.4`; open ones get the ELSE text, solved ones the
-               reference. The comment EXERCISE 1.4 stays.
+               reference. The comment EXERCISE 1.4, right before them, stays.
+    given      an exercise of a later lab than N is code like any other: its BEFORE text, something simpler that
+               will do until then, or else the reference; without the comment
 
 By default every exercise of labs 1 to N is open: that is what a learner's `course` branch holds, and git
-keeps their answers to earlier ones when it is merged. No file may hold exercises of a later lab than N.
+keeps their answers to earlier ones when it is merged.
 """
 
 import fnmatch
@@ -24,7 +26,7 @@ TAGGED = ("src/machine/*", "include/hv/machine/*", "src/cli/*", "include/hv/boot
 _TAG = re.compile(r"[ \t]*(?://|#) lab (\d\d)( \{)?[ \t]*$")
 _TAGS = re.compile(_TAG.pattern, re.M)
 _TAG_END = re.compile(r"[ \t]*(?://|#) \}[ \t]*$")
-_MARK = re.compile(r"([ \t]*)// (SOLUTION|ELSE|END)(?: (\d+\.\d+))?[ \t]*$")
+_MARK = re.compile(r"([ \t]*)// (SOLUTION|ELSE|BEFORE|END)(?: (\d+\.\d+))?[ \t]*$")
 _IMAGE = re.compile(r"\]\(([^)#:]+\.(?:svg|png))\)")
 
 GITIGNORE = "build/\n"
@@ -77,9 +79,17 @@ def _close_gaps(text):
 
 
 class _Region:
+    """What is marked as an exercise; otherwise and before are None where there is no ELSE, no BEFORE."""
+
     def __init__(self, exercise, indent):
         self.exercise, self.indent = exercise, indent
-        self.solution, self.otherwise, self.has_else = [], [], False
+        self.solution, self.otherwise, self.before = [], None, None
+        self.source = []  # all of it, with its marks
+
+    @property
+    def last(self):
+        """The list that grows."""
+        return next(lines for lines in (self.before, self.otherwise, self.solution) if lines is not None)
 
 
 def parts(text, name):
@@ -87,17 +97,20 @@ def parts(text, name):
     region = None
     for count, line in enumerate(_lines(text), 1):
         mark = _MARK.match(line)
+        if region is not None:
+            region.source.append(line)
         if not mark:
             if region is None:
                 yield line
-            elif region.has_else:
-                region.otherwise.append(line)
             else:
-                region.solution.append(line)
+                region.last.append(line)
         elif mark[2] == "SOLUTION" and region is None and mark[3]:
             region = _Region(mark[3], mark[1])
-        elif mark[2] == "ELSE" and region and not region.has_else:
-            region.has_else = True
+            region.source.append(line)
+        elif mark[2] == "ELSE" and region and region.last is region.solution:
+            region.otherwise = []
+        elif mark[2] == "BEFORE" and region and region.before is None:
+            region.before = []
         elif mark[2] == "END" and region and mark[3] == region.exercise:
             yield region
             region = None
@@ -107,16 +120,25 @@ def parts(text, name):
         raise CourseError(f"{name}: SOLUTION {region.exercise} does not end")
 
 
-def _open_text(region, name):
-    if not region.has_else:
-        return [f'{region.indent}return todo("{region.exercise}");']
-    lines = []
-    for line in region.otherwise:
+def _uncomment(lines, exercise, name):
+    """The code that LINES of comments hold."""
+    out = []
+    for line in lines:
         match = re.match(r"([ \t]*)//(?: (.*))?$", line)
         if not match:
-            raise CourseError(f"{name}: ELSE of {region.exercise}: a line that is no comment: {line}")
-        lines.append((match[1] + (match[2] or "")).rstrip())
-    return lines
+            raise CourseError(f"{name}: ELSE or BEFORE of {exercise}: a line that is no comment: {line}")
+        out.append((match[1] + (match[2] or "")).rstrip())
+    return out
+
+
+def _open_text(region, name):
+    if region.otherwise is None:
+        return [f'{region.indent}return todo("{region.exercise}");']
+    return _uncomment(region.otherwise, region.exercise, name)
+
+
+def _given_text(region, name):
+    return region.solution if region.before is None else _uncomment(region.before, region.exercise, name)
 
 
 def references(text, name):
@@ -124,7 +146,37 @@ def references(text, name):
     return {part.exercise: "\n".join(part.solution) for part in parts(text, name) if isinstance(part, _Region)}
 
 
-def resolve_exercises(text, name, number, solved, answers):
+def _without_comment(lines, exercise, name):
+    """LINES without the comment EXERCISE that ends them."""
+    for start in range(len(lines) - 1, -1, -1):
+        if re.match(rf"[ \t]*/\* EXERCISE {re.escape(exercise)}\b", lines[start]):
+            return lines[:start]
+        if lines[start].rstrip().endswith("*/") and start != len(lines) - 1:
+            break
+    raise CourseError(f"{name}: the comment EXERCISE {exercise} does not stand right before its SOLUTION")
+
+
+def _given(text, name, number):
+    """TEXT with the exercises of labs after NUMBER as code like any other."""
+    if "// SOLUTION " not in text:
+        return text
+    out = []
+    for part in parts(text, name):
+        if not isinstance(part, _Region):
+            out.append(part)
+        elif int(part.exercise.partition(".")[0]) > number:
+            out = _without_comment(out, part.exercise, name) + _given_text(part, name)
+        else:
+            out += part.source
+    return _close_gaps("\n".join(out)) + "\n"
+
+
+def at_lab(text, number, name, keep=False):
+    """TEXT as it is at lab NUMBER, with the marks of the exercises that there are then; KEEP as above."""
+    return _given(resolve_tags(text, number, name, keep), name, number)
+
+
+def resolve_exercises(text, name, solved, answers):
     """TEXT with each exercise open, or with its reference if SOLVED says so; ANSWERS {exercise: text} are
     put instead of a reference."""
     if "// SOLUTION " not in text:
@@ -134,8 +186,6 @@ def resolve_exercises(text, name, number, solved, answers):
         if not isinstance(part, _Region):
             out.append(part)
             continue
-        if int(part.exercise.partition(".")[0]) > number:
-            raise CourseError(f"{name}: exercise {part.exercise} is of a later lab than {number}")
         if part.exercise in answers:
             out += answers[part.exercise].split("\n")
         else:
@@ -185,8 +235,8 @@ def generate(course, number, solved=lambda exercise: False, answers=None):
         except UnicodeDecodeError:
             text = None
         if text is not None:
-            text = resolve_tags(text, number, name)
-            data = resolve_exercises(text, name, number, solved, answers or {}).encode()
+            text = at_lab(text, number, name)
+            data = resolve_exercises(text, name, solved, answers or {}).encode()
         tree[name] = (data, os.access(path, os.X_OK))
     for name in _handout(course, number):
         with open(os.path.join(course.root, name), "rb") as file:
@@ -250,7 +300,7 @@ def ends(course, number):
     found = {}
     for name in course.editable(number):
         with open(os.path.join(course.root, name), encoding="utf-8") as file:
-            items = list(parts(resolve_tags(file.read(), number, name), name))
+            items = list(parts(at_lab(file.read(), number, name), name))
         for count, item in enumerate(items):
             if isinstance(item, _Region):
                 found[item.exercise] = _following(items[count + 1 :])

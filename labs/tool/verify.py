@@ -163,7 +163,7 @@ class Verifier:
         if exercise is None:
             return grader.FAILED, ["no such exercise"]
         with open(os.path.join(self._course.root, exercise.file), encoding="utf-8") as file:
-            text = stage.resolve_tags(file.read(), self._lab.number, exercise.file)
+            text = stage.at_lab(file.read(), self._lab.number, exercise.file)
         reference = stage.references(text, exercise.file).get(mutant.exercise, "")
         if reference.count(mutant.find) != 1:
             return grader.FAILED, [f"`find` occurs {reference.count(mutant.find)} times in the reference, not once"]

@@ -45,8 +45,8 @@ class Tags(unittest.TestCase):
 
 
 class Exercises(unittest.TestCase):
-    def resolve(self, source, number=1, solved=False, answers=None):
-        return stage.resolve_exercises(source, "x.c", number, lambda exercise: solved, answers or {})
+    def resolve(self, source, solved=False, answers=None):
+        return stage.resolve_exercises(source, "x.c", lambda exercise: solved, answers or {})
 
     source = "{\n\t// SOLUTION 1.4\n\ta\n\t// ELSE\n\t// b\n\t//\n\t//   c\n\t// END 1.4\n}\n"
 
@@ -68,9 +68,34 @@ class Exercises(unittest.TestCase):
             with self.subTest(wrong), self.assertRaises(CourseError):
                 self.resolve(wrong + "// SOLUTION 1.9\n// END 1.9\n")
 
-    def test_an_exercise_of_a_later_lab_is_refused(self):
-        with self.assertRaisesRegex(CourseError, "later"):
-            self.resolve("// SOLUTION 2.1\n// END 2.1\n")
+
+class Given(unittest.TestCase):
+    """An exercise of a later lab is code like any other."""
+
+    source = "{\n    /* EXERCISE 2.1: what\n     * and how. */\n    // SOLUTION 2.1\n    a\n    // END 2.1\n}\n"
+
+    def given(self, source, number=1):
+        return stage.at_lab(source, number, "x.c")
+
+    def test_its_reference_is_there_without_its_comment(self):
+        self.assertEqual(self.given(self.source), "{\n    a\n}\n")
+
+    def test_something_simpler_may_be_there_before(self):
+        simple = self.source.replace("    // END", "    // BEFORE\n    // b\n    // END")
+        self.assertEqual(self.given(simple), "{\n    b\n}\n")
+        self.assertEqual(stage.resolve_exercises(simple, "x.c", lambda exercise: True, {}), self.source.replace(
+            "    // SOLUTION 2.1\n", "").replace("    // END 2.1\n", ""))  # fmt: skip
+
+    def test_nothing_may_be_there_before(self):
+        self.assertEqual(self.given(self.source.replace("    // END", "    // BEFORE\n    // END")), "{\n}\n")
+
+    def test_from_its_lab_on_its_marks_stay(self):
+        self.assertEqual(self.given(self.source, 2), self.source)
+
+    def test_a_comment_elsewhere_is_refused(self):
+        for wrong in (self.source.replace("EXERCISE 2.1", "EXERCISE 2.2"), self.source.replace("*/\n", "*/\n    c\n")):
+            with self.subTest(wrong), self.assertRaisesRegex(CourseError, "right before"):
+                self.given(wrong)
 
 
 class Trees(CourseCase):
@@ -144,7 +169,7 @@ class Transplants(CourseCase):
     def test_an_exercise_of_whole_functions_moves(self):
         source = "a;\n/* EXERCISE 1.1: all. */\n// SOLUTION 1.1\nint f(void)\n{\n}\n\nint g(void)\n{\n}\n// ELSE\n// int g(void)\n// {\n// }\n// END 1.1\n\nint h;\n"
         self.put(self.root, "src/base/add.c", source)
-        given, solved = (stage.resolve_exercises(source, "x", 1, lambda exercise, done=done: done, {}) for done in (0, 1))
+        given, solved = (stage.resolve_exercises(source, "x", lambda exercise, done=done: done, {}) for done in (0, 1))
         end = stage.ends(self.course, 1)["1.1"]
         self.assertEqual(end, ["int h;"])
         self.assertEqual(stage.transplant(given, "1.1", solved, end), solved)
