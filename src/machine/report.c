@@ -21,7 +21,7 @@ void machine_report(struct machine *m, const struct machine_outcome *outcome, FI
 {
     uint32_t reason = outcome->end == MACHINE_TRIPLE_FAULT ? KVM_EXIT_SHUTDOWN : outcome->value;
 
-    (void)fprintf(out, "The guest died on CPU %u: %s (KVM_EXIT_%s)\n", outcome->cpu,
-                  death_name(reason), kvm_exit_name(reason));
+    (void)fprintf(out, "The guest died on CPU %u: %s (KVM_EXIT_%s, exit reason %u)\n", outcome->cpu,
+                  death_name(reason), kvm_exit_name(reason), reason);
     explain(m, outcome, out); // lab 03
 }

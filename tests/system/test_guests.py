@@ -96,7 +96,7 @@ class Deaths(harness.Case):
 
     def test_a_triple_fault_in_real_mode_code(self):
         r = self.death("triple_fault", "--boot", "flat", status=12)
-        self.assertIn("triple fault (KVM_EXIT_SHUTDOWN)", r.err)
+        self.assertIn("triple fault (KVM_EXIT_SHUTDOWN, exit reason 8)", r.err)
 
     def test_a_page_fault_without_handler(self):
         r = self.death("page_fault_fatal", "--boot", "elf", status=12)
