@@ -195,6 +195,12 @@ void virtio_end(struct virtio_queue *q)
 
 /* --- stopping --- */
 
+static void wait_idle_locked(struct virtio_queue *q)
+{
+    while (q->in_flight > 0)
+        pthread_cond_wait(&q->idle, &q->lock);
+}
+
 void virtio_stop(struct virtio_dev *v)
 {
     for (unsigned i = 0; i < v->queue_count; i++) {
@@ -202,10 +208,20 @@ void virtio_stop(struct virtio_dev *v)
 
         pthread_mutex_lock(&q->lock);
         q->running = false;
-        while (q->in_flight > 0)
-            pthread_cond_wait(&q->idle, &q->lock);
+        wait_idle_locked(q);
         pthread_mutex_unlock(&q->lock);
     }
+}
+
+void virtio_reset_queue(struct virtio_queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    bool was_running = q->running;
+    q->running = false; /* nothing more is popped while we wait */
+    wait_idle_locked(q);
+    vq_reset(&q->vq);
+    q->running = was_running;
+    pthread_mutex_unlock(&q->lock);
 }
 
 void virtio_go_on(struct virtio_dev *v)
@@ -225,11 +241,8 @@ void virtio_go_on(struct virtio_dev *v)
 static void reset(struct virtio_dev *v)
 {
     virtio_stop(v);
-    for (unsigned i = 0; i < v->queue_count; i++) {
-        pthread_mutex_lock(&v->queues[i].lock);
-        vq_reset(&v->queues[i].vq);
-        pthread_mutex_unlock(&v->queues[i].lock);
-    }
+    for (unsigned i = 0; i < v->queue_count; i++)
+        virtio_reset_queue(&v->queues[i]);
     v->features = 0;
     v->ops->reset(v);
     atomic_store(&v->status, 0);
@@ -363,30 +376,58 @@ static bool is_valid_state(const struct virtio_dev *v, uint64_t features, uint8_
            (!(features & ~v->offered) && (features & VIRTIO_FEATURE(VIRTIO_F_VERSION_1)));
 }
 
+/* Reads the state of all queues into LOADED. */
+static int load_queues(struct virtio_dev *v, struct codec_reader *r, struct vq *loaded)
+{
+    if (codec_get_u16(r) != v->queue_count)
+        return -EINVAL;
+    for (unsigned i = 0; i < v->queue_count; i++) {
+        const struct vq *vq = &v->queues[i].vq;
+        vq_init(&loaded[i], vq->mem, vq->size_max);
+        int rc = vq_load(&loaded[i], r);
+        if (rc < 0)
+            return rc;
+    }
+    return codec_get_u32(r) == v->ops->version ? 0 : -EINVAL;
+}
+
+static void take_queues(struct virtio_dev *v, const struct vq *loaded)
+{
+    for (unsigned i = 0; i < v->queue_count; i++) {
+        pthread_mutex_lock(&v->queues[i].lock);
+        v->queues[i].vq = loaded[i];
+        pthread_mutex_unlock(&v->queues[i].lock);
+    }
+}
+
 int virtio_load(struct virtio_dev *v, struct codec_reader *r)
 {
     uint64_t features = codec_get_u64(r);
     uint8_t status = codec_get_u8(r);
     uint32_t generation = codec_get_u32(r);
+    struct vq *loaded = calloc(v->queue_count, sizeof(*loaded));
 
-    if (codec_get_u16(r) != v->queue_count || !is_valid_state(v, features, status))
-        return -EINVAL;
-    reset(v);
-    for (unsigned i = 0; i < v->queue_count; i++)
-        if (vq_load(&v->queues[i].vq, r) < 0)
-            goto fail;
-    if (codec_get_u32(r) != v->ops->version)
-        goto fail;
+    if (loaded == NULL)
+        return -ENOMEM;
+    int rc = is_valid_state(v, features, status) ? load_queues(v, r, loaded) : -EINVAL;
+    if (r->failed)
+        rc = r->failed; /* too short: what is missing was read as 0 */
+    if (rc < 0)
+        goto done;
+    virtio_stop(v);
+    rc = v->ops->load ? v->ops->load(v, r) : codec_leave(r);
+    if (rc < 0) {
+        virtio_go_on(v);
+        goto done;
+    }
+    take_queues(v, loaded); /* from here on nothing fails */
     v->features = features;
-    if (v->ops->load && v->ops->load(v, r) < 0)
-        goto fail;
     atomic_store(&v->generation, generation);
     atomic_store(&v->status, status);
     if (is_live(v))
         start(v);
-    return 0;
 
-fail:
-    reset(v); /* half a state is worse than none */
-    return -EINVAL;
+done:
+    free(loaded);
+    return rc;
 }

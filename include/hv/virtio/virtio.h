@@ -51,7 +51,8 @@ struct virtio_ops {
      * there is none, or nothing in it can be written. */
     void (*config_read)(struct virtio_dev *v, uint64_t offset, void *out, unsigned size);
     void (*config_write)(struct virtio_dev *v, uint64_t offset, const void *data, unsigned size);
-    /* As in struct dev_ops, for what is the device's own; the section is open. NULL: nothing is. */
+    /* What is the device's own, as the last fields of the section. As in struct dev_ops: load()
+     * reads, calls codec_leave(), validates, and changes the device only then. NULL: nothing is. */
     void (*save)(struct virtio_dev *v, struct codec_writer *w);
     int (*load)(struct virtio_dev *v, struct codec_reader *r);
     void (*destroy)(struct virtio_dev *v);
@@ -140,6 +141,9 @@ bool virtio_can_place(const struct virtio_queue *q);
  * needs a reset. */
 void virtio_enable_queue(struct virtio_queue *q);
 
+/* Takes q out of use, once nothing of it is in flight; it can be placed again then. */
+void virtio_reset_queue(struct virtio_queue *q);
+
 void virtio_config_read(struct virtio_dev *v, uint64_t offset, void *out, unsigned size);
 void virtio_config_write(struct virtio_dev *v, uint64_t offset, const void *data, unsigned size);
 
@@ -148,9 +152,10 @@ void virtio_config_write(struct virtio_dev *v, uint64_t offset, const void *data
 void virtio_stop(struct virtio_dev *v);
 void virtio_go_on(struct virtio_dev *v);
 
-/* State, in the transport's section; the device's queues are stopped. load: -EINVAL for what no
- * device of ours saved; the device is reset then. codec_leave() is the transport's to call. A
- * device that ran goes on running. */
+/* State, as the last fields of the transport's open section. virtio_load() closes the section, and
+ * changes the device only when all went well: else -EINVAL for what no device of ours saved,
+ * -ENOMEM, or codec_leave()'s. A device that ran when it was saved runs afterwards. Both with the
+ * machine stopped. */
 void virtio_save(struct virtio_dev *v, struct codec_writer *w);
 int virtio_load(struct virtio_dev *v, struct codec_reader *r) HV_MUST_CHECK;
 

@@ -1,12 +1,12 @@
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "hv/base/num.h"
 #include "hv/virtio/virtio.h"
+#include "support/echo_dev.h"
 #include "support/virtio_rig.h"
 
 #define ACK VIRTIO_CONFIG_S_ACKNOWLEDGE
@@ -17,127 +17,14 @@
 #define FAIL VIRTIO_CONFIG_S_FAILED
 #define RUNNING (ACK | DRV | FOK | DOK)
 #define DATA 0x80000
-#define OWN_FEATURE 5
-
-/* A device that gives back what it gets: queue 0 at once, queue 1 when it is told to. */
-struct echo {
-    struct virtio_dev v;
-    unsigned starts, resets;
-    struct vq_chain later;
-    struct iovec iov[4];
-    bool has_later;
-    uint8_t value; /* its configuration space */
-};
 
 static struct virtio_rig rig;
 static struct echo *echo;
 
-static void echo_start(struct virtio_dev *v)
-{
-    container_of(v, struct echo, v)->starts++;
-}
-
-static void echo_reset(struct virtio_dev *v)
-{
-    struct echo *e = container_of(v, struct echo, v);
-
-    e->resets++;
-    e->value = 0;
-}
-
-static void echo_serve(struct virtio_dev *v, struct virtio_queue *q)
-{
-    struct echo *e = container_of(v, struct echo, v);
-    struct iovec iov[4];
-    struct vq_chain chain = {.iov = iov, .iov_max = 4};
-
-    if (q->index == 1) {
-        e->later = (struct vq_chain){.iov = e->iov, .iov_max = 4};
-        e->has_later = !e->has_later && vq_pop(&q->vq, &e->later) > 0;
-        if (e->has_later)
-            virtio_begin(q);
-        return;
-    }
-    while (vq_pop(&q->vq, &chain) > 0)
-        vq_push(&q->vq, &chain, (uint32_t)chain.in_size);
-    virtio_publish(q);
-}
-
-static void echo_answer(void)
-{
-    struct virtio_queue *q = virtio_queue(&echo->v, 1);
-
-    pthread_mutex_lock(&q->lock);
-    vq_push(&q->vq, &echo->later, 1);
-    virtio_publish(q);
-    virtio_end(q);
-    pthread_mutex_unlock(&q->lock);
-    echo->has_later = false;
-}
-
-static void echo_config_read(struct virtio_dev *v, uint64_t offset, void *out, unsigned size)
-{
-    if (offset == 0 && size > 0)
-        *(uint8_t *)out = container_of(v, struct echo, v)->value;
-}
-
-static void echo_config_write(struct virtio_dev *v, uint64_t offset, const void *data,
-                              unsigned size)
-{
-    if (offset == 0 && size > 0)
-        container_of(v, struct echo, v)->value = *(const uint8_t *)data;
-}
-
-static void echo_save(struct virtio_dev *v, struct codec_writer *w)
-{
-    codec_put_u8(w, container_of(v, struct echo, v)->value);
-}
-
-static int echo_load(struct virtio_dev *v, struct codec_reader *r)
-{
-    uint8_t value = codec_get_u8(r);
-
-    if (value == 0xee)
-        return -EINVAL;
-    container_of(v, struct echo, v)->value = value;
-    return 0;
-}
-
-static void echo_destroy(struct virtio_dev *v)
-{
-    virtio_fini(v);
-    free(container_of(v, struct echo, v));
-}
-
-static const struct virtio_ops echo_ops = {
-    .id = VIRTIO_ID_CONSOLE,
-    .features = VIRTIO_FEATURE(OWN_FEATURE),
-    .version = 1,
-    .start = echo_start,
-    .reset = echo_reset,
-    .serve = echo_serve,
-    .config_read = echo_config_read,
-    .config_write = echo_config_write,
-    .save = echo_save,
-    .load = echo_load,
-    .destroy = echo_destroy,
-};
-
-static struct echo *create(void)
-{
-    static const uint16_t sizes[] = {16, 8};
-    struct echo *e = calloc(1, sizeof(*e));
-
-    cr_assert_not_null(e);
-    cr_assert_eq(virtio_init(&e->v, &echo_ops, "echo", &rig.mem, rig.loop, 0, 2, sizes), 0);
-    return e;
-}
-
 static void setup(void)
 {
     virtio_rig_init(&rig);
-    echo = create();
-    virtio_rig_take(&rig, &echo->v);
+    echo = echo_create(&rig);
 }
 
 static void teardown(void)
@@ -167,7 +54,7 @@ Test(virtio, offers_its_own_and_the_common_features)
 {
     uint64_t offered = virtio_offered(rig.v, 0) | (uint64_t)virtio_offered(rig.v, 1) << 32;
 
-    cr_assert_eq(offered, VERSION_1 | VIRTIO_FEATURE(OWN_FEATURE) |
+    cr_assert_eq(offered, VERSION_1 | VIRTIO_FEATURE(ECHO_FEATURE) |
                               VIRTIO_FEATURE(VIRTIO_RING_F_EVENT_IDX) |
                               VIRTIO_FEATURE(VIRTIO_RING_F_INDIRECT_DESC));
     cr_assert_eq(virtio_offered(rig.v, 2), 0);
@@ -177,7 +64,7 @@ Test(virtio, offers_its_own_and_the_common_features)
 Test(virtio, virtio_2_2_2_features_not_offered_are_refused)
 {
     set(ACK | DRV);
-    accept(VERSION_1 | VIRTIO_FEATURE(OWN_FEATURE + 1));
+    accept(VERSION_1 | VIRTIO_FEATURE(ECHO_FEATURE + 1));
     cr_assert_eq(set(ACK | DRV | FOK), ACK | DRV);
     accept(VERSION_1);
     cr_assert_eq(set(ACK | DRV | FOK), ACK | DRV | FOK);
@@ -186,7 +73,7 @@ Test(virtio, virtio_2_2_2_features_not_offered_are_refused)
 Test(virtio, virtio_6_2_a_driver_of_version_0_is_refused)
 {
     set(ACK | DRV);
-    accept(VIRTIO_FEATURE(OWN_FEATURE));
+    accept(VIRTIO_FEATURE(ECHO_FEATURE));
     cr_assert_eq(set(ACK | DRV | FOK), ACK | DRV);
 }
 
@@ -195,8 +82,8 @@ Test(virtio, virtio_3_1_1_features_are_fixed_by_features_ok)
     set(ACK | DRV);
     accept(VERSION_1);
     set(ACK | DRV | FOK);
-    accept(VERSION_1 | VIRTIO_FEATURE(OWN_FEATURE));
-    cr_assert_not(virtio_has(rig.v, OWN_FEATURE));
+    accept(VERSION_1 | VIRTIO_FEATURE(ECHO_FEATURE));
+    cr_assert_not(virtio_has(rig.v, ECHO_FEATURE));
     virtio_accept(rig.v, 7, UINT32_MAX);
     cr_assert_eq(virtio_accepted(rig.v, 1), (uint32_t)(VERSION_1 >> 32));
     cr_assert_eq(virtio_accepted(rig.v, 7), 0);
@@ -349,7 +236,7 @@ static void *answer_soon(void *arg)
     (void)arg;
     while (__atomic_load_n(&virtio_queue(rig.v, 1)->running, __ATOMIC_RELAXED))
         sched_yield(); /* until the reset waits, or is about to */
-    echo_answer();
+    echo_answer(echo);
     return NULL;
 }
 
@@ -426,11 +313,8 @@ static int reload(void (*spoil)(uint8_t *body))
         spoil(w.data + r.body_pos);
 
     virtio_destroy(rig.v);
-    echo = create();
-    virtio_rig_take(&rig, &echo->v);
+    echo = echo_create(&rig);
     int rc = virtio_load(rig.v, &r);
-    if (rc == 0)
-        cr_assert_eq(codec_leave(&r), 0);
     codec_writer_fini(&w);
     return rc;
 }
@@ -501,7 +385,7 @@ Test(virtio, init_leaves_nothing_behind_without_descriptors)
     rlim_t before = limit.rlim_cur;
     limit.rlim_cur = (rlim_t)lowest + 1; /* room for one queue's */
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
-    cr_assert_eq(virtio_init(&v, &echo_ops, "echo", &rig.mem, rig.loop, 0, 2, sizes), -EMFILE);
+    cr_assert_eq(virtio_init(&v, echo->v.ops, "echo", &rig.mem, rig.loop, 0, 2, sizes), -EMFILE);
     limit.rlim_cur = before;
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
     cr_assert_null(v.queues);
