@@ -253,13 +253,16 @@ static int mmio_load(struct device *dev, struct codec_reader *r)
     if (id != (t->v ? t->v->ops->id : 0) ||
         (isr & ~(uint32_t)(VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG)))
         return r->failed ? r->failed : -EINVAL;
+    /* Before the device goes on, which may speak at once. */
+    uint32_t before = atomic_exchange(&t->isr, isr);
     int rc = t->v ? virtio_load(t->v, r) : codec_leave(r);
-    if (rc < 0)
+    if (rc < 0) {
+        atomic_store(&t->isr, before);
         return rc;
+    }
     t->offered_sel = offered_sel;
     t->accepted_sel = accepted_sel;
     t->queue_sel = queue_sel;
-    atomic_fetch_or(&t->isr, isr); /* the device may have spoken already */
     return 0;
 }
 
