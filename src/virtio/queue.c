@@ -6,8 +6,9 @@
  * reads the index first (an acquire). The pairs are named where they stand.
  *
  * Muting and signalling need more: each side writes one thing and then reads another, which the
- * other side does the other way round. Only a full barrier between the two keeps both from missing
- * what the other just wrote (§2.7.10, §2.7.13.4).
+ * other side does the other way round. Only when the write is seen before the read is made (both
+ * are sequentially consistent, which makes a full barrier of the store) can the two not miss what
+ * the other just wrote (§2.7.10, §2.7.13.4).
  */
 #include "hv/virtio/queue.h"
 
@@ -100,7 +101,7 @@ int vq_enable(struct vq *vq, uint64_t features)
  */
 static uint16_t load_avail_idx(const struct vq *vq)
 {
-    return le16toh(__atomic_load_n(&vq->avail->idx, __ATOMIC_ACQUIRE));
+    return le16toh(__atomic_load_n(&vq->avail->idx, __ATOMIC_SEQ_CST));
 }
 
 static uint16_t load_avail_entry(const struct vq *vq, uint16_t index)
@@ -267,10 +268,10 @@ void vq_push(struct vq *vq, const struct vq_chain *chain, uint32_t written)
 static bool wants_interrupt(struct vq *vq)
 {
     if (!vq->event_idx) {
-        uint16_t flags = le16toh(__atomic_load_n(&vq->avail->flags, __ATOMIC_RELAXED));
+        uint16_t flags = le16toh(__atomic_load_n(&vq->avail->flags, __ATOMIC_SEQ_CST));
         return !(flags & VRING_AVAIL_F_NO_INTERRUPT);
     }
-    uint16_t event = le16toh(__atomic_load_n(used_event(vq), __ATOMIC_RELAXED));
+    uint16_t event = le16toh(__atomic_load_n(used_event(vq), __ATOMIC_SEQ_CST));
     uint16_t fresh = (uint16_t)(vq->next_used - vq->signalled);
     vq->signalled = vq->next_used;
     return (uint16_t)(vq->next_used - event - 1) < fresh;
@@ -283,10 +284,9 @@ bool vq_publish(struct vq *vq)
 
     vq->next_used = (uint16_t)(vq->next_used + vq->pushed);
     vq->pushed = 0;
-    /* Pairs with the driver's acquire of used->idx: the entries before it are whole. */
-    __atomic_store_n(&vq->used->idx, htole16(vq->next_used), __ATOMIC_RELEASE);
-    /* The driver writes used_event or flags and then reads used->idx; we the other way round. */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    /* Pairs with the driver's acquire of used->idx: the entries before it are whole. And the driver
+     * writes used_event or flags and then reads used->idx; we the other way round. */
+    __atomic_store_n(&vq->used->idx, htole16(vq->next_used), __ATOMIC_SEQ_CST);
     return wants_interrupt(vq);
 }
 
@@ -309,12 +309,11 @@ bool vq_unmute(struct vq *vq)
 {
     if (!vq->enabled)
         return false;
+    /* The driver writes avail->idx and then reads these; we the other way round. */
     if (vq->event_idx)
-        __atomic_store_n(avail_event(vq), htole16(vq->next_avail), __ATOMIC_RELAXED);
+        __atomic_store_n(avail_event(vq), htole16(vq->next_avail), __ATOMIC_SEQ_CST);
     else
-        __atomic_store_n(&vq->used->flags, 0, __ATOMIC_RELAXED);
-    /* The driver writes avail->idx and then reads the above; we the other way round (§2.7.10). */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        __atomic_store_n(&vq->used->flags, 0, __ATOMIC_SEQ_CST);
     return vq_has_work(vq);
 }
 
