@@ -42,10 +42,18 @@ static struct bus *bus_of(const struct pci_dev *p, const struct pci_bar *bar)
     return bar->is_io ? p->bus->cfg.ports : p->bus->cfg.memory;
 }
 
+static void tell(struct pci_dev *p, const struct pci_bar *bar, bool there)
+{
+    if (p->ops->bar_moved)
+        p->ops->bar_moved(p, (unsigned)(bar - p->bars), there);
+}
+
 static void unmap(struct pci_dev *p, struct pci_bar *bar)
 {
-    if (bar->mapped != 0)
-        (void)!bus_unmap(bus_of(p, bar), bar->mapped); /* it is there: we mapped it */
+    if (bar->mapped == 0)
+        return;
+    tell(p, bar, false);
+    (void)!bus_unmap(bus_of(p, bar), bar->mapped); /* it is there: we mapped it */
     bar->mapped = 0;
 }
 
@@ -67,12 +75,14 @@ static void map(struct pci_dev *p, struct pci_bar *bar, uint64_t address)
                 (bar->is_io || !is_over_ram(p, address, bar->size)) &&
                 bus_map(bus_of(p, bar), address, bar->size, bar->window, bar->offset) == 0;
 
-    if (free)
-        bar->mapped = address;
-    else
+    if (!free) {
         log_limited(p->bus->cfg.log, &p->bus->misplaced, LOG_WARN,
                     "%s: the guest put %llu bytes at 0x%llx, where something else is", p->name,
                     (unsigned long long)bar->size, (unsigned long long)address);
+        return;
+    }
+    bar->mapped = address;
+    tell(p, bar, true);
 }
 
 /* Where the BAR belongs now; 0: nowhere. All ones are a guest that asks for the size. */

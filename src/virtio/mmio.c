@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #include "hv/base/num.h"
+#include "virtio/transport_priv.h"
 
 #define MAGIC 0x74726976 /* "virt" */
 #define VERSION 2
@@ -91,16 +92,6 @@ static uint32_t read_register(const struct virtio_mmio *t, uint64_t offset)
     default:
         return 0; /* write-only, or nothing */
     }
-}
-
-static void set_low(uint64_t *address, uint32_t value)
-{
-    *address = (*address & ~(uint64_t)UINT32_MAX) | value;
-}
-
-static void set_high(uint64_t *address, uint32_t value)
-{
-    *address = (*address & UINT32_MAX) | (uint64_t)value << 32;
 }
 
 static void set_ready(struct virtio_queue *q, uint32_t value)

@@ -41,6 +41,9 @@ struct pci_ops {
     void (*config_written)(struct pci_dev *p, unsigned offset, unsigned size);
     /* Before the guest reads there: the device may bring config up to date. NULL likewise. */
     void (*config_reading)(struct pci_dev *p, unsigned offset, unsigned size);
+    /* BAR `index` appeared at bar->mapped, or is about to go from there (`there` is false). For
+     * what must know addresses: doorbells in KVM. NULL: nothing must. */
+    void (*bar_moved)(struct pci_dev *p, unsigned index, bool there);
 };
 
 struct pci_bar {
