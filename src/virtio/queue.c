@@ -12,6 +12,7 @@
  */
 #include "hv/virtio/queue.h"
 
+#include <assert.h>
 #include <endian.h>
 #include <errno.h>
 #include <linux/virtio_config.h>
@@ -244,6 +245,11 @@ int vq_pop(struct vq *vq, struct vq_chain *chain)
     return 1;
 }
 
+void vq_break(struct vq *vq)
+{
+    vq->broken = true;
+}
+
 void vq_unpop(struct vq *vq)
 {
     vq->next_avail--;
@@ -348,6 +354,30 @@ size_t vq_chain_read(const struct vq_chain *chain, uint64_t offset, void *out, s
 size_t vq_chain_write(const struct vq_chain *chain, uint64_t offset, const void *data, size_t len)
 {
     return copy(chain->iov + chain->out_count, chain->in_count, offset, (void *)data, len, true);
+}
+
+/* Pieces that become empty stay, with length 0: dropping them would move the others. */
+void vq_chain_skip_out(struct vq_chain *chain, uint64_t bytes)
+{
+    assert(bytes <= chain->out_size);
+    chain->out_size -= bytes;
+    for (struct iovec *v = chain->iov; bytes > 0; v++) {
+        size_t here = v->iov_len < bytes ? v->iov_len : (size_t)bytes;
+        v->iov_base = (uint8_t *)v->iov_base + here;
+        v->iov_len -= here;
+        bytes -= here;
+    }
+}
+
+void vq_chain_trim_in(struct vq_chain *chain, uint64_t bytes)
+{
+    assert(bytes <= chain->in_size);
+    chain->in_size -= bytes;
+    for (struct iovec *v = chain->iov + chain->out_count + chain->in_count - 1; bytes > 0; v--) {
+        size_t here = v->iov_len < bytes ? v->iov_len : (size_t)bytes;
+        v->iov_len -= here;
+        bytes -= here;
+    }
 }
 
 /* --- state --- */

@@ -95,12 +95,12 @@ static const struct virtio_ops rng_ops = {
 int virtio_rng_create(const char *name, const struct virtio_rng_config *cfg,
                       struct virtio_dev **out)
 {
-    static const uint16_t sizes[] = {QUEUE_SIZE};
+    const struct virtio_queue_config queue = {.size = QUEUE_SIZE, .loop = cfg->loop};
     struct rng *rng = calloc(1, sizeof(*rng));
 
     if (rng == NULL)
         return -ENOMEM;
-    int rc = virtio_init(&rng->v, &rng_ops, name, cfg->mem, cfg->loop, 0, 1, sizes);
+    int rc = virtio_init(&rng->v, &rng_ops, name, cfg->mem, 0, &queue, 1);
     if (rc < 0) {
         free(rng);
         return rc;

@@ -58,18 +58,19 @@ static void on_kick(void *ctx, uint32_t events)
     pthread_mutex_unlock(&q->lock);
 }
 
-static int init_queue(struct virtio_dev *v, unsigned index, const struct mem *mem, uint16_t size)
+static int init_queue(struct virtio_dev *v, unsigned index, const struct mem *mem,
+                      const struct virtio_queue_config *cfg)
 {
     struct virtio_queue *q = &v->queues[index];
 
-    *q = (struct virtio_queue){.dev = v, .index = index, .kick = -1};
-    vq_init(&q->vq, mem, size);
+    *q = (struct virtio_queue){.dev = v, .loop = cfg->loop, .index = index, .kick = -1};
+    vq_init(&q->vq, mem, cfg->size);
     (void)pthread_mutex_init(&q->lock, NULL); /* neither fails on Linux */
     (void)pthread_cond_init(&q->idle, NULL);
     q->kick = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (q->kick < 0)
         return -errno;
-    return loop_add(v->loop, q->kick, EPOLLIN, on_kick, q);
+    return loop_add(q->loop, q->kick, EPOLLIN, on_kick, q);
 }
 
 static void fini_queue(struct virtio_queue *q)
@@ -77,28 +78,27 @@ static void fini_queue(struct virtio_queue *q)
     if (q->dev == NULL) /* never begun */
         return;
     if (q->kick >= 0)
-        loop_remove(q->dev->loop, q->kick);
+        loop_remove(q->loop, q->kick);
     fd_close(&q->kick);
     (void)pthread_cond_destroy(&q->idle);
     (void)pthread_mutex_destroy(&q->lock);
 }
 
 int virtio_init(struct virtio_dev *v, const struct virtio_ops *ops, const char *name,
-                const struct mem *mem, struct loop *loop, uint64_t features, unsigned queues,
-                const uint16_t *sizes)
+                const struct mem *mem, uint64_t features, const struct virtio_queue_config *queues,
+                unsigned count)
 {
     *v = (struct virtio_dev){
         .ops = ops,
         .name = name,
-        .loop = loop,
         .offered = ops->features | features | COMMON_FEATURES,
-        .queue_count = queues,
+        .queue_count = count,
     };
-    v->queues = calloc(queues, sizeof(*v->queues));
+    v->queues = calloc(count, sizeof(*v->queues));
     if (v->queues == NULL)
         return -ENOMEM;
-    for (unsigned i = 0; i < queues; i++) {
-        int rc = init_queue(v, i, mem, sizes[i]);
+    for (unsigned i = 0; i < count; i++) {
+        int rc = init_queue(v, i, mem, &queues[i]);
         if (rc < 0) {
             virtio_fini(v);
             return rc;

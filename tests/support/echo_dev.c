@@ -102,11 +102,11 @@ static const struct virtio_ops echo_ops = {
 
 struct echo *echo_create(struct virtio_rig *rig)
 {
-    static const uint16_t sizes[] = {16, 8};
+    const struct virtio_queue_config queues[] = {{16, rig->loop}, {8, rig->loop}};
     struct echo *e = calloc(1, sizeof(*e));
 
     cr_assert_not_null(e);
-    cr_assert_eq(virtio_init(&e->v, &echo_ops, "echo", &rig->mem, rig->loop, 0, 2, sizes), 0);
+    cr_assert_eq(virtio_init(&e->v, &echo_ops, "echo", &rig->mem, 0, queues, 2), 0);
     virtio_rig_take(rig, &e->v);
     return e;
 }

@@ -93,6 +93,10 @@ int vq_pop(struct vq *vq, struct vq_chain *chain) HV_MUST_CHECK;
  * driver sees it at the next vq_publish(). */
 void vq_push(struct vq *vq, const struct vq_chain *chain, uint32_t written);
 
+/* For a chain that its device cannot even answer: the driver broke the rules, and with it the
+ * queue. */
+void vq_break(struct vq *vq);
+
 /* Puts the last chain taken back, so that vq_pop() takes it again: for a device that has no room
  * yet. Only when nothing was popped since. */
 void vq_unpop(struct vq *vq);
@@ -116,6 +120,11 @@ bool vq_has_work(const struct vq *vq);
  */
 size_t vq_chain_read(const struct vq_chain *chain, uint64_t offset, void *out, size_t len);
 size_t vq_chain_write(const struct vq_chain *chain, uint64_t offset, const void *data, size_t len);
+
+/* Takes the chain's readable (writable) pieces apart: drops `bytes` from their front, or from their
+ * back. There must be as many. */
+void vq_chain_skip_out(struct vq_chain *chain, uint64_t bytes);
+void vq_chain_trim_in(struct vq_chain *chain, uint64_t bytes);
 
 /* State, as fields of the device's open section. load: -EINVAL for what no queue of ours saved;
  * -ENODATA and -EBADMSG are codec_leave()'s to tell. An enabled queue is enabled again; what

@@ -8,7 +8,7 @@
  * A device does not know which transport carries it, nor a transport which device it carries.
  *
  * Threads. Registers are accessed by vCPU threads, under the transport's lock: every function
- * marked [control]. Queues are served on the thread that runs the device's loop: serve() and all
+ * marked [control]. A queue is served on the thread that runs its loop: serve() and all
  * that it calls hold the lock of their queue, `virtio_queue.lock`. Lock order: the transport's, a
  * queue's, whatever virtio_port takes. A device that answers later (a disk) counts its request
  * with virtio_begin(), and completes it on the same loop under the queue's lock; whoever stops the
@@ -65,9 +65,16 @@ struct virtio_port {
     void *ctx;
 };
 
+/* What a device asks for each of its queues. */
+struct virtio_queue_config {
+    uint16_t size;     /* entries, a power of two up to VQ_SIZE_MAX */
+    struct loop *loop; /* borrowed: its thread serves the queue; not the main thread's */
+};
+
 struct virtio_queue {
     struct vq vq;
     struct virtio_dev *dev; /* borrowed */
+    struct loop *loop;      /* borrowed */
     unsigned index;
     int kick;             /* eventfd: the driver notified this queue; owned */
     pthread_mutex_t lock; /* guards vq, in_flight, running */
@@ -78,8 +85,7 @@ struct virtio_queue {
 
 struct virtio_dev {
     const struct virtio_ops *ops;
-    const char *name;  /* static string, and the name of its section */
-    struct loop *loop; /* borrowed: its thread serves the queues */
+    const char *name; /* static string, and the name of its section */
     struct virtio_port port;
     uint64_t offered;
     /* Written by vCPU threads under the transport's lock. */
@@ -92,11 +98,11 @@ struct virtio_dev {
 
 /* --- for concrete devices --- */
 
-/* Fills in a device with `queues` queues of `sizes` entries each. -ENOMEM, -EMFILE: nothing is left
- * behind. `features`: in addition to ops->features. */
+/* Fills in a device with `count` queues. -ENOMEM, -EMFILE: nothing is left behind. `features`: in
+ * addition to ops->features. */
 int virtio_init(struct virtio_dev *v, const struct virtio_ops *ops, const char *name,
-                const struct mem *mem, struct loop *loop, uint64_t features, unsigned queues,
-                const uint16_t *sizes) HV_MUST_CHECK;
+                const struct mem *mem, uint64_t features, const struct virtio_queue_config *queues,
+                unsigned count) HV_MUST_CHECK;
 void virtio_fini(struct virtio_dev *v);
 
 static inline bool virtio_has(const struct virtio_dev *v, unsigned bit)

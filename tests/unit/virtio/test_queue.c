@@ -586,6 +586,37 @@ Test(queue, copies_across_pieces)
     cr_assert_eq(text[0], 0);
 }
 
+Test(queue, pieces_can_be_taken_apart)
+{
+    const struct ring_buf bufs[] = {
+        {DATA, 3, false}, {DATA + 100, 5, false}, {DATA + 200, 2, true}, {DATA + 300, 1, true}};
+    char text[4];
+
+    cr_assert_eq(mem_write(&mem, DATA, "abc", 3), 0);
+    cr_assert_eq(mem_write(&mem, DATA + 100, "defgh", 5), 0);
+    enable(0);
+    ring_send(&ring, bufs, 4);
+    cr_assert_eq(vq_pop(&vq, &chain), 1);
+    vq_chain_skip_out(&chain, 4);
+    cr_assert_eq(chain.out_size, 4);
+    cr_assert_eq(vq_chain_read(&chain, 0, text, 4), 4);
+    cr_assert_eq(memcmp(text, "efgh", 4), 0);
+    vq_chain_trim_in(&chain, 2);
+    cr_assert_eq(chain.in_size, 1);
+    cr_assert_eq(vq_chain_write(&chain, 0, "1234", 4), 1);
+    vq_chain_skip_out(&chain, 4);
+    vq_chain_trim_in(&chain, 1);
+    cr_assert_eq(vq_chain_write(&chain, 0, "1234", 4), 0);
+}
+
+Test(queue, a_device_can_break_it_too)
+{
+    enable(0);
+    send(DATA, 1, true);
+    vq_break(&vq);
+    is_broken();
+}
+
 /* --- state --- */
 
 static int reload(void)

@@ -374,7 +374,7 @@ Test(virtio, load_refuses_what_no_device_saved)
 
 Test(virtio, init_leaves_nothing_behind_without_descriptors)
 {
-    static const uint16_t sizes[] = {16, 8};
+    const struct virtio_queue_config queues[] = {{16, rig.loop}, {8, rig.loop}};
     struct rlimit limit;
     struct virtio_dev v;
     int lowest = dup(0);
@@ -385,7 +385,7 @@ Test(virtio, init_leaves_nothing_behind_without_descriptors)
     rlim_t before = limit.rlim_cur;
     limit.rlim_cur = (rlim_t)lowest + 1; /* room for one queue's */
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
-    cr_assert_eq(virtio_init(&v, echo->v.ops, "echo", &rig.mem, rig.loop, 0, 2, sizes), -EMFILE);
+    cr_assert_eq(virtio_init(&v, echo->v.ops, "echo", &rig.mem, 0, queues, 2), -EMFILE);
     limit.rlim_cur = before;
     cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
     cr_assert_null(v.queues);
