@@ -41,7 +41,7 @@ struct virtio_pci {
     struct pci_dev fn;
     struct virtio_dev *v; /* owned */
     struct msix msix;
-    struct virtio_pci_config cfg;
+    struct virtio_pci_setup cfg;
     unsigned cfg_cap; /* offset of the configuration access capability */
     uint32_t offered_sel, accepted_sel;
     uint16_t queue_sel;
@@ -567,7 +567,7 @@ static void add_structures(struct virtio_pci *t)
     pci_allow(&t->fn, t->cfg_cap + sizeof(struct virtio_pci_cap), 4, UINT32_MAX);
 }
 
-int virtio_pci_create(const char *name, struct virtio_dev *v, const struct virtio_pci_config *cfg,
+int virtio_pci_create(const char *name, struct virtio_dev *v, const struct virtio_pci_setup *cfg,
                       struct device **out)
 {
     struct virtio_pci *t = calloc(1, sizeof(*t));

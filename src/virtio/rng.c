@@ -92,8 +92,7 @@ static const struct virtio_ops rng_ops = {
     .destroy = rng_destroy,
 };
 
-int virtio_rng_create(const char *name, const struct virtio_rng_config *cfg,
-                      struct virtio_dev **out)
+int virtio_rng_create(const char *name, const struct virtio_rng_setup *cfg, struct virtio_dev **out)
 {
     const struct virtio_queue_config queue = {.size = QUEUE_SIZE, .loop = cfg->loop};
     struct rng *rng = calloc(1, sizeof(*rng));

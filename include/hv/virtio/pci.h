@@ -16,7 +16,7 @@
 #define VIRTIO_PCI_BAR 0
 #define VIRTIO_PCI_NOTIFY_SIZE 4 /* bytes of each queue's doorbell */
 
-struct virtio_pci_config {
+struct virtio_pci_setup {
     struct pci_bus *bus;   /* borrowed, outlives the device */
     struct irq_line pin;   /* level-triggered; copied */
     struct msix_sink msix; /* copied */
@@ -28,7 +28,7 @@ struct virtio_pci_config {
 };
 
 /* Puts v (owned once this has succeeded) into a slot of the bus. -ENOSPC: there is none. */
-int virtio_pci_create(const char *name, struct virtio_dev *v, const struct virtio_pci_config *cfg,
+int virtio_pci_create(const char *name, struct virtio_dev *v, const struct virtio_pci_setup *cfg,
                       struct device **out) HV_MUST_CHECK;
 
 #endif

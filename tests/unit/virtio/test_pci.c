@@ -65,7 +65,7 @@ static void setup(void)
     cr_assert_eq(pci_bus_create("pci", &bus_cfg, &pci, &host), 0);
     cr_assert_eq(bus_map(&ports, PCI_CONFIG_PORT, PCI_CONFIG_PORTS, host, 0), 0);
     echo = echo_create(&rig);
-    struct virtio_pci_config cfg = {
+    struct virtio_pci_setup cfg = {
         .bus = pci,
         .pin = fake_irq_line(&irq, 11),
         .msix = {.route = on_route, .fire = on_fire},
@@ -453,7 +453,7 @@ Test(virtio_pci, a_full_bus_leaves_the_device_to_its_owner)
             break;
     }
     struct echo *e = echo_create(&rig);
-    struct virtio_pci_config cfg = {.bus = pci};
+    struct virtio_pci_setup cfg = {.bus = pci};
     cr_assert_eq(virtio_pci_create("echo", &e->v, &cfg, &second), -ENOSPC);
     cr_assert_null(second);
     virtio_destroy(&e->v);

@@ -12,7 +12,7 @@ static struct virtio_rig rig;
 
 static void create(uint64_t rate)
 {
-    struct virtio_rng_config cfg = {.mem = &rig.mem, .loop = rig.loop, .rate = rate};
+    struct virtio_rng_setup cfg = {.mem = &rig.mem, .loop = rig.loop, .rate = rate};
     struct virtio_dev *v = NULL;
 
     cr_assert_eq(virtio_rng_create("rng", &cfg, &v), 0);
