@@ -250,9 +250,9 @@ void vq_break(struct vq *vq)
     vq->broken = true;
 }
 
-void vq_unpop(struct vq *vq)
+void vq_unpop(struct vq *vq, unsigned count)
 {
-    vq->next_avail--;
+    vq->next_avail = (uint16_t)(vq->next_avail - count);
 }
 
 /* --- giving back --- */

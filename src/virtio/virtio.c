@@ -195,10 +195,14 @@ void virtio_end(struct virtio_queue *q)
 
 /* --- stopping --- */
 
-static void wait_idle_locked(struct virtio_queue *q)
+/* Nothing is popped from here on, and nothing is held when it returns. */
+static void stop_locked(struct virtio_queue *q)
 {
+    q->running = false;
     while (q->in_flight > 0)
         pthread_cond_wait(&q->idle, &q->lock);
+    if (q->dev->ops->stop)
+        q->dev->ops->stop(q->dev, q);
 }
 
 void virtio_stop(struct virtio_dev *v)
@@ -207,8 +211,7 @@ void virtio_stop(struct virtio_dev *v)
         struct virtio_queue *q = &v->queues[i];
 
         pthread_mutex_lock(&q->lock);
-        q->running = false;
-        wait_idle_locked(q);
+        stop_locked(q);
         pthread_mutex_unlock(&q->lock);
     }
 }
@@ -217,8 +220,7 @@ void virtio_reset_queue(struct virtio_queue *q)
 {
     pthread_mutex_lock(&q->lock);
     bool was_running = q->running;
-    q->running = false; /* nothing more is popped while we wait */
-    wait_idle_locked(q);
+    stop_locked(q);
     vq_reset(&q->vq);
     q->running = was_running;
     pthread_mutex_unlock(&q->lock);

@@ -97,9 +97,9 @@ void vq_push(struct vq *vq, const struct vq_chain *chain, uint32_t written);
  * queue. */
 void vq_break(struct vq *vq);
 
-/* Puts the last chain taken back, so that vq_pop() takes it again: for a device that has no room
- * yet. Only when nothing was popped since. */
-void vq_unpop(struct vq *vq);
+/* Puts the last `count` chains taken back, so that vq_pop() takes them again: for a device that has
+ * no use for them yet. Only if none of them was pushed, and nothing was popped since. */
+void vq_unpop(struct vq *vq, unsigned count);
 
 /* Shows the driver what was pushed. True: it wants an interrupt for it. */
 bool vq_publish(struct vq *vq) HV_MUST_CHECK;

@@ -47,6 +47,9 @@ struct virtio_ops {
     /* Chains may be available on q. Pops, pushes, publishes; a queue that breaks is dealt with by
      * the caller. Under q->lock. */
     void (*serve)(struct virtio_dev *v, struct virtio_queue *q);
+    /* q stops, for now or for good: chains that the device holds without having begun with them go
+     * back (vq_unpop()). Under q->lock. NULL: it holds none. */
+    void (*stop)(struct virtio_dev *v, struct virtio_queue *q);
     /* The device's configuration space, §2.5. Reads beyond its end give 0, writes vanish. NULL:
      * there is none, or nothing in it can be written. */
     void (*config_read)(struct virtio_dev *v, uint64_t offset, void *out, unsigned size);
