@@ -4,6 +4,9 @@
 #include "hv/net/net.h"
 
 #include <errno.h>
+#include <string.h>
+
+#include "net/net_priv.h"
 
 ssize_t net_send(struct net *n, const struct iovec *iov, unsigned count)
 {
@@ -40,4 +43,18 @@ void net_destroy(struct net *n)
 {
     if (n != NULL)
         n->ops->destroy(n);
+}
+
+ssize_t net_scatter(const struct iovec *iov, unsigned count, const void *frame, size_t size)
+{
+    const uint8_t *from = frame;
+    size_t left = size;
+
+    for (unsigned i = 0; i < count && left > 0; i++) {
+        size_t here = iov[i].iov_len < left ? iov[i].iov_len : left;
+        memcpy(iov[i].iov_base, from, here);
+        from += here;
+        left -= here;
+    }
+    return left == 0 ? (ssize_t)size : -EMSGSIZE;
 }
