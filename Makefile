@@ -184,6 +184,17 @@ bench: ## measure hv against QEMU: a table, build/bench/results.json and .svg
 
 .PHONY: bench
 
+# --- slides: HTML and PDF of slides/NN-*.md in build/slides; SLIDES="--png DIR" paints the pages ---
+slides: ## make the course's slides, HTML and PDF, in build/slides
+	@tests/setup/deps slides
+	@slides/tool/slides $(SLIDES)
+
+slides-check: ## does everything fit on the slides' pages?
+	@tests/setup/deps slides
+	@slides/tool/slides --check
+
+.PHONY: slides slides-check
+
 # --- what a user calls ---
 demo: ## boot Linux under hv (installs what is missing, after naming it)
 	+@MAKE='$(MAKE)' guest/linux/demo
