@@ -246,13 +246,25 @@ static void adjust_max_leaf(struct kvm_cpuid_entry2 *e, const struct view *view)
 /* Leaf 1: the initial APIC id, and how many ids the package has room for. */
 static void adjust_apic_id(struct kvm_cpuid_entry2 *e, const struct view *view)
 {
+    /* EXERCISE 6.1: three fields of leaf 1, which KVM's table has from some processor of the host
+     * (SDM 2A "CPUID", figure 3-7 and table 3-8; AMD APM 3 §E.3.2). EBX 31:24: the id of this
+     * vCPU's local APIC, which is its index. EBX 23:16: how many ids the package has room for, a
+     * power of two. EDX1_HTT: whether 23:16 is valid, which it is when there are several CPUs. The
+     * other bits of EBX and EDX stay as they are. */
+    // SOLUTION 6.1
     unsigned cpus = view->policy->cpus;
     uint32_t ids = 1U << id_bits(cpus);
 
     e->ebx = (e->ebx & 0x0000ffff) | ids << 16 | view->index << 24;
     e->edx &= ~EDX1_HTT;
     if (cpus > 1)
-        e->edx |= EDX1_HTT; /* "EBX 23:16 is valid"; nothing about hyper-threads */
+        e->edx |= EDX1_HTT; /* of hyper-threads, in spite of its name, it says nothing */
+    // ELSE
+    // (void)todo("6.1");
+    // BEFORE
+    // e->ebx = (e->ebx & 0x0000ffff) | 1 << 16; /* one CPU, with the id 0 */
+    // e->edx &= ~EDX1_HTT;
+    // END 6.1
 }
 
 /* Caches: levels 1 and 2 belong to one core, higher ones to the package. */
@@ -346,11 +358,18 @@ static bool is_topology_leaf(uint32_t leaf)
     return leaf == LEAF_TOPOLOGY || leaf == LEAF_TOPOLOGY_V2 || leaf == LEAF_AMD_TOPOLOGY;
 }
 
-/* One level of leaf 0xB or 0x1F. EAX: how far to shift the id to number the next level's units;
- * EBX: logical processors in one unit; ECX: the level's type and number; EDX: the id. */
+/* One level of leaf 0xB or 0x1F. */
 static struct kvm_cpuid_entry2 topology_level(const struct view *view, uint32_t leaf,
                                               uint32_t subleaf)
 {
+    /* EXERCISE 6.2: subleaf 0 is the level of threads, 1 the one of cores, and the next ends the
+     * list (SDM 2A "CPUID", leaf 0BH; SDM 3A §8.9.1). EAX: by how many bits to shift an id to the
+     * right, so that what is left numbers the next level's units. EBX: the logical processors in
+     * one unit of the next level; 0 ends the list. ECX 15:8: the level's type, 1 threads, 2 cores,
+     * 0 the end; 7:0: the subleaf. EDX: this vCPU's id, in every subleaf, the last one too. A core
+     * has one thread here, the package has all cores. The table's reader looks for `index` only
+     * where KVM_CPUID_FLAG_SIGNIFCANT_INDEX says that it counts. */
+    // SOLUTION 6.2
     enum { TYPE_END, TYPE_THREAD, TYPE_CORE };
     unsigned cpus = view->policy->cpus;
     struct kvm_cpuid_entry2 e = {
@@ -370,6 +389,18 @@ static struct kvm_cpuid_entry2 topology_level(const struct view *view, uint32_t 
         e.ecx |= TYPE_CORE << 8;
     }
     return e;
+    // ELSE
+    // (void)todo("6.2");
+    // return (struct kvm_cpuid_entry2){.function = leaf, .index = subleaf};
+    // BEFORE
+    // /* EBX 0: nothing is said about levels, as on a processor that is alone. */
+    // return (struct kvm_cpuid_entry2){
+    //     .function = leaf,
+    //     .index = subleaf,
+    //     .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+    //     .ecx = subleaf,
+    // };
+    // END 6.2
 }
 
 static void add_topology(struct kvm_cpuid2 *table, const struct view *view)
