@@ -96,6 +96,9 @@ void serve_exit(struct cpu *cpu)
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
         break;
+    case KVM_EXIT_DEBUG:
+        debug_trap(cpu);
+        break;
     // }
     // lab 05 {
     case KVM_EXIT_SYSTEM_EVENT:
