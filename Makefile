@@ -189,9 +189,9 @@ slides: ## make the course's slides, HTML and PDF, in build/slides
 	@tests/setup/deps slides
 	@slides/tool/slides $(SLIDES)
 
-slides-check: ## does everything fit on the slides' pages?
+slides-check: ## test the slides: does everything fit on its page?
 	@tests/setup/deps slides
-	@slides/tool/slides --check
+	@tests/run slides
 
 .PHONY: slides slides-check
 
