@@ -183,9 +183,8 @@ void machine_end(struct machine *m, const struct machine_outcome *outcome)
     loop_wake(m->cfg.loop);
     // ELSE
     // (void)todo("6.9");
-    // m->ended = true;
     // m->outcome = *outcome;
-    // atomic_store(&m->world, WORLD_STOP);
+    // m->ended = true;
     // loop_wake(m->cfg.loop);
     // BEFORE
     // pthread_mutex_lock(&m->end_lock);

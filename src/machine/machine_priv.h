@@ -128,8 +128,8 @@ void world_set(struct machine *m, enum world world);
 /* For a vCPU that finds that machine.world is not WORLD_RUN: parks until it changes. False: the
  * thread has to end. */
 bool world_obey(struct cpu *cpu);
-/* Blocks all signals but the kick, which the next thread inherits; the others belong to the main
- * thread. *old: what was blocked before. */
+/* Before a vCPU's thread is made: sets what is blocked in it, and the kick's handler. *old: what
+ * was blocked before, for afterwards. */
 void world_prepare_thread(sigset_t *old);
 
 /* debug.c. For the vCPU's thread: an exit was a debugger's trap. */
