@@ -8,6 +8,7 @@
 # libc, no start-up files but those in guest/lib.
 
 GUESTS_REAL := real_hello real_string_io exit_code hlt_forever spin triple_fault
+GUESTS_REAL += serial_hello # lab 02
 GUESTS_REAL += protected # lab 03
 GUESTS_REAL += boot_stamp acpi_poweroff reset_8042 reset_cf9 out_loop # lab 05
 # lab 05 {
