@@ -190,35 +190,28 @@ static const int own_faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS, SIGTRA
 
 void world_prepare_thread(sigset_t *old)
 {
+    struct sigaction sa = {.sa_handler = on_kick};
+
+    (void)sigaction(KICK_SIGNAL, &sa, NULL); /* no SA_RESTART: whatever blocks a vCPU has to end */
     /* EXERCISE 6.3: a thread begins with the mask of the thread that makes it, so what is blocked
      * here is blocked in the vCPU's thread from its first instruction on. Two kinds of signals must
      * reach a vCPU's thread: the kick, and what the thread brings on itself by a fault
      * (`own_faults`), which blocked would end hv without a word. All others are for the main
      * thread. What was blocked before, by whoever started hv for instance, counts for nothing; *old
-     * gets it, for the caller to put back. on_kick() becomes the handler of KICK_SIGNAL, and system
-     * calls that it interrupts are not begun again: it is the point of a kick that KVM_RUN
-     * returns. */
+     * gets it, for the caller to put back. */
     // SOLUTION 6.3
-    struct sigaction sa = {.sa_handler = on_kick};
     sigset_t blocked;
 
-    (void)sigaction(KICK_SIGNAL, &sa, NULL); /* no SA_RESTART: KVM_RUN has to return */
     sigfillset(&blocked);
     sigdelset(&blocked, KICK_SIGNAL);
     for (size_t i = 0; i < ARRAY_LEN(own_faults); i++)
         sigdelset(&blocked, own_faults[i]);
     (void)pthread_sigmask(SIG_SETMASK, &blocked, old); /* cannot fail with these arguments */
     // ELSE
-    // struct sigaction sa = {.sa_handler = on_kick};
-    //
     // (void)own_faults;
     // (void)todo("6.3");
-    // (void)sigaction(KICK_SIGNAL, &sa, NULL);
     // (void)pthread_sigmask(SIG_BLOCK, NULL, old);
     // BEFORE
-    // struct sigaction sa = {.sa_handler = on_kick};
-    //
-    // (void)sigaction(KICK_SIGNAL, &sa, NULL);
-    // (void)pthread_sigmask(SIG_BLOCK, NULL, old); /* only looks */
+    // (void)pthread_sigmask(SIG_BLOCK, NULL, old); /* changes nothing, only looks */
     // END 6.3
 }
