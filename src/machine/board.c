@@ -22,7 +22,6 @@
 
 /* --- what the devices' outputs are connected to --- */
 
-// lab 04 {
 /* EXERCISE 4.4: from a device's pin to KVM's controllers. gsi_line(): an irq_line (irq_init())
  * whose changes arrive, as levels of this GSI, at vm_irq_line(); write the function that it calls,
  * too. A machine that was configured without the controllers (cfg.irqchip) has nobody to tell, and
@@ -49,8 +48,8 @@ static struct irq_line gsi_line(struct machine *m, uint32_t gsi)
 //     (void)todo("4.4");
 //     return (struct irq_line){0};
 // }
+// BEFORE
 // END 4.4
-// }
 
 static void end_from_device(struct machine *m, enum machine_end end, uint32_t value)
 {
