@@ -14,6 +14,7 @@ SHOWN_IN = r"(slides|labs|solutions)/.*\.md"
 SVG = "{http://www.w3.org/2000/svg}"
 FONTS = {"sans-serif", "serif", "monospace"}
 FOREIGN = {"script", "image", "foreignObject", "iframe", "style"}
+PAGES = (15, 25)
 SMALLEST = 12  # units, of a viewBox of some 760
 SLACK = 4  # units
 FRONT = ("marp: true", "theme: hvlab", "paginate: true", 'title: "', "footer: ", "minutes: ")
@@ -157,7 +158,7 @@ def text_complaints(element, style, box):
 
 
 def decks(tree):
-    """A deck says what it is, every page has notes for the speaker, and there are figures."""
+    """A deck says what it is, has its 15 to 25 pages with figures, and each has notes for the speaker."""
     for name in tree.matching(DECKS):
         front, _, body = tree.text(name).removeprefix("---\n").partition("\n---\n")
         for line in FRONT:
@@ -165,7 +166,10 @@ def decks(tree):
                 yield f"{name}: its front matter lacks `{line}`"
         if "](figures/" not in body:
             yield f"{name}: shows no figure"
-        for page, text in enumerate(pages(body), 1):
+        found = list(pages(body))
+        if not PAGES[0] <= len(found) <= PAGES[1]:
+            yield f"{name}: {len(found)} pages, not {PAGES[0]} to {PAGES[1]}"
+        for page, text in enumerate(found, 1):
             if not re.search(r"<!--(?!\s*_?[a-z]+:)", text):
                 yield f"{name}, page {page}: no notes for the speaker"
 

@@ -23,7 +23,7 @@ SVG = ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 80" font-family
        '<text x="100" y="60" text-anchor="end">twenty-two letters now</text></g></svg>\n')  # fmt: skip
 FRONT = '---\nmarp: true\ntheme: hvlab\npaginate: true\ntitle: "T"\nfooter: "F"\nminutes: 9\n---\n'
 DECK = FRONT + "![h:500](figures/a.svg)\n\n<!-- _class: tight -->\n<!-- Say this. -->\n"
-LISTING = "\n---\n\n```\n---\n```\n\n<!-- And this. -->\n"
+LISTINGS = "\n---\n\n```\n---\n```\n\n<!-- And this. -->\n" * 14
 
 CLEAN = {
     "include/hv/mem/mem.h": "#ifndef M\n#define M\n#include <stdint.h>\nextern const uint8_t mem_zeroes[];\n#endif\n",
@@ -38,7 +38,7 @@ CLEAN = {
     "tool": "#!/bin/sh\necho \"$1\"\n",
     "tool.py": "print(1)\n",
     "slides/figures/a.svg": SVG,
-    "slides/07-x.md": DECK + LISTING,
+    "slides/07-x.md": DECK + LISTINGS,
 }  # fmt: skip
 
 # rule -> [(file, its text, what the complaint must say)]; each is planted into a clean tree by itself.
@@ -126,7 +126,8 @@ PLANTED = {
         ("slides/07-x.md", DECK.replace("theme: hvlab\n", ""), "front matter lacks `theme: hvlab`"),
         ("slides/07-x.md", DECK.replace("figures/", ""), "no figure"),
         ("slides/07-x.md", DECK.replace("<!-- Say this. -->", ""), "page 1: no notes"),
-        ("slides/07-x.md", DECK + "\n---\n\nnothing said\n", "page 2: no notes"),
+        ("slides/07-x.md", DECK + "\n---\n\nnothing said\n" + LISTINGS, "page 2: no notes"),
+        ("slides/07-x.md", DECK + LISTINGS[:100], "07-x.md: 4 pages, not 15 to 25"),
     ],
 }  # fmt: skip
 
