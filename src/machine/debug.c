@@ -287,6 +287,15 @@ bool machine_debug_has_int3(const struct machine *m)
     return probe_flavour() != PROBE_SOFTWARE;
 }
 
+void machine_print_exits(const struct machine *m, FILE *out)
+{
+    char text[DEBUG_STATE_TEXT_MAX];
+
+    for (unsigned i = 0; i < m->cfg.cpus; i++)
+        (void)fprintf(out, "vCPU %u: %s\n", i, machine_debug_state_text(m, i, text, sizeof(text)));
+    machine_print_stats(m, out); // lab 05
+}
+
 unsigned machine_cpu_count(const struct machine *m)
 {
     return m->cfg.cpus;

@@ -105,8 +105,10 @@ bool machine_debug_has_int3(const struct machine *m);
 unsigned machine_cpu_count(const struct machine *m);
 const struct mem *machine_memory(const struct machine *m); /* borrowed */
 
-/* For people, as in the report of a death: registers; the page walk of a virtual address. */
+/* For people, as in the report of a death: registers; exits so far; the page walk of a virtual
+ * address. */
 void machine_print_regs(const struct machine *m, unsigned cpu, FILE *out);
+void machine_print_exits(const struct machine *m, FILE *out);
 void machine_print_walk(const struct machine *m, unsigned cpu, uint64_t va, FILE *out);
 
 #endif
