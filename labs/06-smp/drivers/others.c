@@ -1,0 +1,57 @@
+/*
+ * What became of the other processors when a guest had started them.
+ *
+ * args: PATH CPUS   PATH: the guest, an ELF file, entered on vCPU 0
+ */
+#include "real_smp.h"
+
+#define EFER_LMA (1U << 10)
+
+static void report_cpu(const struct cpu *cpu)
+{
+    char text[256];
+    uint32_t mp_state = ~0U;
+    struct kvm_sregs sregs = {0};
+    struct kvm_regs regs = {0};
+
+    (void)!vcpu_get_mp_state(&cpu->vcpu, &mp_state);
+    (void)!vcpu_get_sregs(&cpu->vcpu, &sregs);
+    (void)!vcpu_get_regs(&cpu->vcpu, &regs);
+    (void)snprintf(text, sizeof(text),
+                   "%s{\"mp_state\": %u, \"long_mode\": %d, \"cr3\": %llu, \"rsp\": %llu, \"rip\": "
+                   "%llu}",
+                   cpu->vcpu.id == 0 ? "" : ", ", mp_state, (sregs.efer & EFER_LMA) != 0,
+                   (unsigned long long)sregs.cr3, (unsigned long long)regs.rsp,
+                   (unsigned long long)regs.rip);
+    report_raw(text);
+}
+
+static void play(int argc, char **argv)
+{
+    if (argc < 3)
+        return;
+    struct machine_outcome out = {.end = MACHINE_CRASH};
+    struct machine *m = real_machine(argv[1], BOOT_ELF, (unsigned)number(argv[2]));
+    size_t length;
+
+    if (m == NULL || !real_start(m))
+        return;
+    bool by_itself = run_at_most(m, 2500, &out);
+    report_int("by_itself", by_itself);
+    report_int("end", out.end);
+    report_u64("value", out.value);
+    const char *said = chr_mem_output(guest_says, &length);
+    report_string("said", said);
+    (void)fputs(said, stderr);
+    report_name("cpus");
+    report_raw("[");
+    for (unsigned i = 0; i < m->cfg.cpus; i++)
+        report_cpu(&m->cpus[i]);
+    report_raw("]");
+    real_destroy(m);
+}
+
+int main(int argc, char **argv)
+{
+    return scene_run(play, argc, argv);
+}
