@@ -33,9 +33,9 @@ def cases(lab, driver, tries):
 
 def scene(lab, driver, tried, *args):
     """Plays a driver's scene: what it saw. One that did not come to its end fails the check."""
-    got = lab.driver(driver, *args, limit=15).record
+    got = lab.driver(driver, *args, limit=20).record
     if "stuck_in" in got:
-        lab.fail(tried, "an end of each of its steps", f"after 4 s it was still in {got['stuck_in']}")
+        lab.fail(tried, "an end of each of its steps", f"after 6 s it was still in {got['stuck_in']}")
     if "stopped_at" in got:
         if got["stopped_at"] == "machine_create" and not os.access("/dev/kvm", os.R_OK | os.W_OK) and driver in ("real", "others"):
             raise CannotRun(f"no machine can be made here: {got['error']}")
@@ -375,6 +375,7 @@ def crowd(lab, work):
 
 def expect_pauses(lab, tried, got, bad):
     """BAD: what was wrong in a pause, for a person."""
+    lab.expect_true(f"{tried}: pauses within 1.5 s", "3 at least", got["rounds"] > 2, got["rounds"])
     none_of(lab, tried, "machine_pause() returned before all were parked", got["unparked"])
     none_of(lab, tried, bad, got["bad"])
     none_of(lab, tried, "a vCPU did not go on after machine_resume()", got["unmoved"])

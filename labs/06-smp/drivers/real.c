@@ -4,6 +4,8 @@
  * The guest is flat; every vCPU, vCPU 0 too, counts at COUNTERS + 4 × its number and uses port
  * PORTS + its number, behind which sits a device that gives 0, 1, 2, … and expects the same back.
  *
+ * ROUNDS: at most so many.
+ *
  * args: still PATH CPUS ROUNDS   pauses: does a counter move while the world stands still, and does
  *                                it move again afterwards?
  *       reads PATH CPUS ROUNDS   pauses: has ECX counted every byte that the port has given?
@@ -19,6 +21,7 @@
 #define PORTS 0x1500
 #define SAME_PORT 0x1600
 #define CPUS_MAX 8
+#define ROUNDS_SECONDS 1.5 /* for all rounds, on a busy host */
 
 struct source {
     struct device base;
@@ -147,8 +150,12 @@ static void pause_rounds(struct machine *m, unsigned rounds, look_fn *look)
     unsigned bad = 0, unmoved = 0, unparked = 0, done = 0;
     uint32_t before[CPUS_MAX] = {0};
 
+    double start = seconds_now();
+
     (void)all_count(m, before, 1500);
     for (; done < rounds && bad + unmoved < 3 && !m->ended; done++) {
+        if (seconds_now() - start > ROUNDS_SECONDS)
+            break;
         for (unsigned i = 0; i < m->cfg.cpus; i++)
             before[i] = word_at(m, COUNTERS + 4 * i);
         stage = "machine_pause(), while the guest runs";

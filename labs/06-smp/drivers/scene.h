@@ -17,7 +17,7 @@
 #include "machine/machine_priv.h"
 #include "observe.h"
 
-#define PATIENCE_S 4
+#define PATIENCE_S 6
 
 static const char *volatile stage = "its start"; /* what the scene is doing */
 
@@ -48,6 +48,14 @@ static inline struct timespec in_seconds(double seconds)
         t.tv_nsec -= 1000000000;
     }
     return t;
+}
+
+static inline double seconds_now(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 static inline void sleep_ms(unsigned ms)
