@@ -156,7 +156,7 @@ static bool park(struct cpu *cpu)
     return go_on;
     // ELSE
     // (void)todo("6.6");
-    // return atomic_load(&m->world) != WORLD_STOP;
+    // return must_wait(cpu) || atomic_load(&m->world) == WORLD_RUN;
     // BEFORE
     // const struct timespec ms = {.tv_nsec = 1000000};
     // bool go_on;
