@@ -196,11 +196,13 @@ def all_or_nothing(lab):
 
 
 def expect_refused(lab, memory, places):
-    """All of PLACES that must not be touched are refused, and nothing moves."""
-    tries = [(what, gpa, length) for gpa, length in places for what in READS_ROM
-             if not may(memory, gpa, length, READS_ROM[what])]  # fmt: skip
+    """All of PLACES that must not be touched are refused, and nothing moves; one that may be is written."""
+    tries = [("write", memory[1][0] - 2, 4)]
+    tries += [(what, gpa, length) for gpa, length in places for what in READS_ROM
+              if not may(memory, gpa, length, READS_ROM[what])]  # fmt: skip
     seen = cases(lab, "mem", [f"{what}:{gpa:#x}:{length:#x}" for what, gpa, length in tries], *regions(memory))
-    for (what, gpa, length), got in zip(tries, seen):
+    lab.expect(told("mem_write()", *tries[0][1:], memory), "0", answer(seen[0]))
+    for (what, gpa, length), got in list(zip(tries, seen))[1:]:
         tried = told(f"mem_{what}()", gpa, length, memory)
         lab.expect(tried, f"-EFAULT ({-errno.EFAULT})", answer(got))
         lab.expect(f"{tried}: bytes of guest memory that it changed", 0, got["changed"])
@@ -314,11 +316,12 @@ def map_refused(lab):
         ("one over the last address", (TOP - 9, 12, 1, 0), no),
         ("all the others", (0x10, TOP - 0x10, 1, 0), exists),
     ]
+    alone = [("empty, on a bus of 2^64 addresses without windows", (0, 0, 1, 0), no), ("one after that", (0, 1, 1, 0), fits)]
     tries, args = [], []
-    for limit, plan in ((0xFFFF, ports), (TOP, memory)):
-        args += [f"new:{limit:#x}", *put([there])]
+    for limit, plan, before in ((0xFFFF, ports, [there]), (TOP, memory, [there]), (TOP, alone, [])):
+        args += [f"new:{limit:#x}", *put(before)]
         for what, window, want in plan:
-            tries.append((f"bus_map() of a window that is {what}" if what == "empty" else f"bus_map() of {what}",
+            tries.append((f"bus_map() of a window that is {what}" if "empty" in what else f"bus_map() of {what}",
                           window, want, limit))  # fmt: skip
             args += put([window], "map")
     full = some_windows(lab, 128)
@@ -374,6 +377,9 @@ def piece_window(lab):
         places += [(addr, length) for addr in ends if 0 <= addr <= TOP for length in (1, 8)]
     expect_pieces(lab, windows, [8, 8, 8, 8], places)
     expect_pieces(lab, [], [8, 8, 8, 8], [(0, 1), (lab.rng.randrange(1 << 60), 8)])
+    # a gap of more than 4 GiB
+    far = 1 << 40
+    expect_pieces(lab, [(far, 8, 0, 0)], [8, 8, 8, 8], [(far - (1 << 32) - back, 8) for back in (0, 2)])
 
 
 def piece_size(lab):
@@ -527,7 +533,7 @@ def divisor(lab):
     low, high = lab.rng.sample(range(2, 256), 2)
     lcr, ier, scratch = lab.rng.randrange(128), lab.rng.randrange(1, 16), lab.rng.randrange(256)
     sent = uart(lab, "the divisor latch", [
-        ("new",), ("w", LCR, lcr | DLAB), ("w", 0, low), ("w", 1, high), ("w", SCR, scratch), ("w", MCR, 3),
+        ("new",), ("w", LCR, lcr | DLAB), ("r", 0, 1), ("r", 1, 0), ("w", 0, low), ("w", 1, high), ("w", SCR, scratch), ("w", MCR, 3),
         ("r", 0, low), ("r", 1, high), ("r", SCR, scratch), ("r", LCR, lcr | DLAB), ("r", MCR, 3),
         ("w", LCR, lcr), ("r", 1, 0), ("w", 1, ier), ("r", 1, ier), ("r", 0, 0),
         ("w", LCR, DLAB), ("r", 0, low), ("r", 1, high), ("w", LCR, lcr), ("r", 1, ier), ("r", SCR, scratch),
