@@ -223,7 +223,7 @@ def _next_step(course, space, written):
 
 def _grade_here(course, space, number, exercise, seed, told, screen):
     screen.passing("building…")
-    result = grader.grade(course, number, space.root, seed, exercise, told)
+    result = grader.grade(course, number, space.root, seed, exercise, told, screen.note)
     screen.clear()
     if exercise is None:
         space.keep_result(number, result)

@@ -79,6 +79,9 @@ class Lab:
     def exercise(self, exercise_id):
         return next((each for each in self.exercises if each.id == exercise_id), None)
 
+    def check(self, name):
+        return next((each for each in self.checks if each.name == name), None)
+
     def hints(self):
         """{exercise: [hint, …]} of hints.md: `## 1.4`, then paragraphs that begin with `1.`, `2.`, `3.`"""
         try:

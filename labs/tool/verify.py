@@ -85,7 +85,7 @@ class Verifier:
 
     def _checks(self, place, names=None, seed=None):
         chosen = [check for check in self._lab.checks if names is None or check.name in names]
-        return grader.run_checks(self._lab, chosen, place, seed or self._seed or grader.new_seed())
+        return grader.run_checks(self._course, self._lab, chosen, place, seed or self._seed or grader.new_seed())
 
     def _merge(self):
         number = self._lab.number
