@@ -492,14 +492,14 @@ def priorities(lab):
     few = [f"w{MCR}={LOOP:02x}", f"w{RBR}=41", f"r{MSR}"]
     scripts += [[*few, f"w{IER}={enabled:02x}", f"r{IIR}", f"r{IIR}", f"r{RBR}", f"r{IIR}"] for enabled in range(16)]
     # the sender's stays due while another hides it
-    scripts.append([f"w{IER}=03", keys(lab, 1), f"r{IIR}", f"r{IIR}", f"r{RBR}", f"r{IIR}", f"r{IIR}"])
+    scripts.insert(0, [f"r{IIR}", f"w{IER}=03", keys(lab, 1), f"r{IIR}", f"r{IIR}", f"r{RBR}", f"r{IIR}", f"r{IIR}"])
     compare(lab, scripts, pin=False)
 
 
 def trigger_levels(lab):
     scripts = []
     for fcr in (0x01, 0x41, 0x81, 0xC1):
-        up = [f"w{IER}=01", f"w{IIR}={fcr:02x}"]
+        up = [f"r{IIR}", f"w{IER}=01", f"w{IIR}={fcr:02x}"]
         for _ in range(16):
             up += [keys(lab, 1), f"r{IIR}"]
         scripts.append([*up, *[f"r{RBR}", f"r{IIR}"] * 16])
