@@ -15,6 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 FONTS = {"sans-serif", "serif", "monospace"}
 FOREIGN = {"script", "image", "foreignObject", "iframe", "style"}
 PAGES = (15, 25)
+LEGIBLE = 14  # pixels, of a page of 720
 SMALLEST = 12  # units, of a viewBox of some 760
 SLACK = 4  # units
 FRONT = ("marp: true", "theme: hvlab", "paginate: true", 'title: "', "footer: ", "minutes: ")
@@ -166,12 +167,30 @@ def decks(tree):
                 yield f"{name}: its front matter lacks `{line}`"
         if "](figures/" not in body:
             yield f"{name}: shows no figure"
+        yield from (f"{name}: {complaint}" for complaint in shown_figures(tree, body))
         found = list(pages(body))
         if not PAGES[0] <= len(found) <= PAGES[1]:
             yield f"{name}: {len(found)} pages, not {PAGES[0]} to {PAGES[1]}"
         for page, text in enumerate(found, 1):
             if not re.search(r"<!--(?!\s*_?[a-z]+:)", text):
                 yield f"{name}, page {page}: no notes for the speaker"
+
+
+def shown_figures(tree, body):
+    """What is wrong with the sizes at which a deck shows its figures."""
+    for options, figure_name in re.findall(r"!\[([^\]]*)\]\((figures/[^)]+\.svg)\)", body):
+        height = re.search(r"\bh:(\d+)", options)
+        if not height:
+            yield f"{figure_name} is shown without a height, as h:500"
+            continue
+        try:
+            root = ElementTree.fromstring(tree.text("slides/" + figure_name))
+            scale = int(height[1]) / float(root.get("viewBox").split()[3])
+        except (OSError, ElementTree.ParseError, AttributeError, IndexError, ValueError):
+            continue  # others say so
+        least = min((style.size for _, style in texts(root, Style())), default=LEGIBLE / scale) * scale
+        if least < LEGIBLE:
+            yield f"{figure_name}: its smallest letters are {least:.1f} px on the page, not {LEGIBLE} (of 720)"
 
 
 def pages(body):

@@ -123,6 +123,8 @@ PLANTED = {
         ("slides/figures/a.svg", SVG.replace("twenty-", "twenty- and one more, and then "), "sticks out"),
     ],
     "decks": [
+        ("slides/07-x.md", DECK.replace("h:500", "") + LISTINGS, "without a height"),
+        ("slides/07-x.md", DECK.replace("h:500", "h:60") + LISTINGS, "smallest letters are 12.0 px on the page"),
         ("slides/07-x.md", DECK.replace("theme: hvlab\n", ""), "front matter lacks `theme: hvlab`"),
         ("slides/07-x.md", DECK.replace("figures/", ""), "no figure"),
         ("slides/07-x.md", DECK.replace("<!-- Say this. -->", ""), "page 1: no notes"),
