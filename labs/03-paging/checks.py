@@ -267,7 +267,7 @@ def enter(lab, mode, code, tried, origin, rip=None, gdt=0, tables=0, script=(), 
         data = file.read()
     lines = [f"put {origin} {data.hex()}", *script]
     got = lab.driver("enter", mode, ram, origin if rip is None else rip, rsp, gdt, tables,
-                     stdin="\n".join(lines) + "\n").record  # fmt: skip
+                     stdin="\n".join(lines) + "\n", limit=5).record  # fmt: skip
     if got.get("stopped_at") == "/dev/kvm":
         raise CannotRun(f"/dev/kvm cannot be opened: {os.strerror(-got['rc'])}")
     if "stopped_at" in got:
@@ -415,6 +415,10 @@ class Builder:
         self.lines.append(f"plant {va} {level} {entry}")
         self.tried.append(f"an entry {entry:#x} put into the table of level {level} for {va:#x}")
 
+    def mark(self, va, level, extra):
+        self.lines.append(f"mark {va} {level} {extra}")
+        self.tried.append(f"bits {extra:#x} set in the entry of level {level} for {va:#x}")
+
     def read(self, gpa, width):
         return self.tables.get(gpa, 0) if self.start <= gpa < self.end else None
 
@@ -520,7 +524,12 @@ def page_neighbours(lab):
     root = taken.start + 8 * (va >> 39 & 511)
     taken.plant(va, 4, 0x40000000 | P | RW)  # the PDPT is nowhere
     taken.map(va, 0x300000)
-    build(lab, shared, again, large, small, taken)
+    used = Builder()
+    used.map(va, 0x200000)
+    for level in (4, 3, 2):  # a processor that has used the tables leaves its marks
+        used.mark(va, level, A | 1 << 52 | 1 << 9)
+    used.map(va ^ 2 << 12, 0x300000)
+    build(lab, shared, again, large, small, taken, used)
     expect_codes(lab, shared, [0] * 5)
     for number, each in enumerate(wanted):
         expect_mapped(lab, shared, f"five pages, neighbours at each level: {shared.tried[1 + number]}", each,
@@ -534,6 +543,10 @@ def page_neighbours(lab):
         lab.expect(f"a small page is mapped where a page of {size:#x} bytes is (refused): the large one", size, found.size,
                    large.path(place))  # fmt: skip
     expect_codes(lab, small, [-errno.ENOSPC])
+    expect_codes(lab, used, [0] * 5)
+    found = used.walk(va ^ 2 << 12)
+    lab.expect("a page mapped by tables whose entries have the bits A, 9 and 52 set: the walk of it", hex(0x300000),
+               hex(found.pa), used.path(va ^ 2 << 12))  # fmt: skip
     expect_codes(lab, taken, [0, 0, -errno.EFAULT])
     lab.expect("a table that lies where no memory is: its entry", hex(0x40000000 | P | RW), hex(taken.tables.get(root, 0)))
 

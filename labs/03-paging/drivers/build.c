@@ -26,14 +26,17 @@ static uint64_t entry_place(uint64_t table, uint64_t va, unsigned level)
     return (table & 0x000ffffffffff000) + 8 * (va >> (12 + 9 * (level - 1)) & 511);
 }
 
-static int plant(uint64_t va, unsigned level, uint64_t entry)
+static int plant(uint64_t va, unsigned level, uint64_t entry, bool keep)
 {
     uint64_t table = builder.root;
+    uint64_t old = 0;
 
     for (unsigned l = 4; l > level; l--)
         if (mem_read_u64(&mem, entry_place(table, va, l), &table) < 0 || !(table & PTE_PRESENT))
             return -1;
-    return mem_write_u64(&mem, entry_place(table, va, level), entry);
+    if (keep && mem_read_u64(&mem, entry_place(table, va, level), &old) < 0)
+        return -1;
+    return mem_write_u64(&mem, entry_place(table, va, level), entry | old);
 }
 
 static void begin(void)
@@ -75,7 +78,9 @@ int main(void)
         } else if (sscanf(line, "map %llu %llu %llu %llu", &a, &b, &c, &d) == 4) {
             note(page_map(&builder, a, b, c, d));
         } else if (sscanf(line, "plant %llu %llu %llu", &a, &b, &c) == 3) {
-            note(plant(a, (unsigned)b, c));
+            note(plant(a, (unsigned)b, c, false));
+        } else if (sscanf(line, "mark %llu %llu %llu", &a, &b, &c) == 3) {
+            note(plant(a, (unsigned)b, c, true));
         } else {
             finish();
         }
