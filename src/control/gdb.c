@@ -23,6 +23,7 @@ void gdb_init(struct gdb *g, const struct gdb_target *target, const struct gdb_l
                       .send_ctx = ctx,
                       .resume_id = RSP_ALL_THREADS};
     rsp_in_init(&g->in);
+    gdb_traps_init(&g->traps, &target->means);
     /* If it fails, the machine is past running, and any description will do. */
     (void)!target->ops->get_regs(target->ctx, 0, &regs);
     g->layout = wanted != NULL ? wanted : gdb_layout_for(&regs.sregs);

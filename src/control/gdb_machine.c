@@ -91,6 +91,6 @@ struct gdb_target gdb_machine_target(struct machine *m)
         .ctx = m,
         .cpus = machine_cpu_count(m),
         .mem = machine_memory(m),
-        .has_int3 = machine_debug_has_int3(m),
+        .means = machine_debug_means(m),
     };
 }

@@ -23,12 +23,26 @@ int gdb_translate(const struct mem *mem, const struct kvm_sregs *sregs, uint64_t
     return 0;
 }
 
-/* The guest's byte in [pa, pa + len) that `b` replaced, if it is there; else NULL. */
-static uint8_t *covered(const struct gdb_break *b, uint64_t pa, uint8_t *data, size_t len)
+/* The guest's own bytes instead of planted ones, in a copy of [pa, pa + len). */
+static void uncover(const struct gdb_traps *t, const struct gdb_break *b, uint64_t pa,
+                    uint8_t *copy, size_t len)
 {
-    if (!b->planted || b->pa < pa || b->pa - pa >= len)
-        return NULL;
-    return data + (b->pa - pa);
+    for (unsigned i = 0; b->planted && i < t->code->len; i++)
+        if (b->pa + i >= pa && b->pa + i - pa < len)
+            copy[b->pa + i - pa] = b->instead[i];
+}
+
+/* Bytes that are about to be written where some are planted: they change in our notes, and in the
+ * copy that is written, the trap stays. */
+static void cover(const struct gdb_traps *t, struct gdb_break *b, uint64_t pa, const uint8_t *data,
+                  uint8_t *copy, size_t len)
+{
+    for (unsigned i = 0; b->planted && i < t->code->len; i++) {
+        if (b->pa + i < pa || b->pa + i - pa >= len)
+            continue;
+        b->instead[i] = data[b->pa + i - pa];
+        copy[b->pa + i - pa] = t->code->bytes[i];
+    }
 }
 
 int gdb_read_physical(const struct gdb_traps *t, const struct mem *mem, uint64_t pa, void *out,
@@ -36,30 +50,21 @@ int gdb_read_physical(const struct gdb_traps *t, const struct mem *mem, uint64_t
 {
     int rc = mem_read(mem, pa, out, len);
 
-    if (rc < 0)
-        return rc;
-    for (unsigned i = 0; i < t->break_count; i++) {
-        uint8_t *byte = covered(&t->breaks[i], pa, out, len);
-        if (byte != NULL)
-            *byte = t->breaks[i].instead;
-    }
-    return 0;
+    for (unsigned i = 0; rc == 0 && i < t->break_count; i++)
+        uncover(t, &t->breaks[i], pa, out, len);
+    return rc;
 }
 
-/* The bytes under an int3 change in our notes, and the int3 stays. `copy` has the same bytes as
- * `data` and is changed. */
 static int write_physical(struct gdb_traps *t, const struct mem *mem, uint64_t pa,
-                          const uint8_t *data, uint8_t *copy, size_t len)
+                          const uint8_t *data, size_t len)
 {
+    uint8_t copy[MEM_PAGE_SIZE];
+
     if (mem_ptr(mem, pa, len, false) == NULL)
         return -EFAULT;
-    for (unsigned i = 0; i < t->break_count; i++) {
-        uint8_t *byte = covered(&t->breaks[i], pa, copy, len);
-        if (byte == NULL)
-            continue;
-        t->breaks[i].instead = data[byte - copy];
-        *byte = GDB_INT3;
-    }
+    memcpy(copy, data, len);
+    for (unsigned i = 0; i < t->break_count; i++)
+        cover(t, &t->breaks[i], pa, data, copy, len);
     return mem_rom_write(mem, pa, copy, len);
 }
 
@@ -89,16 +94,13 @@ size_t gdb_read(const struct gdb_traps *t, const struct mem *mem, const struct k
 int gdb_write(struct gdb_traps *t, const struct mem *mem, const struct kvm_sregs *sregs,
               uint64_t va, const void *data, size_t len)
 {
-    uint8_t copy[MEM_PAGE_SIZE];
     uint64_t pa;
 
     for (size_t done = 0, n; done < len; done += n) {
         n = piece(va + done, len - done);
-        const uint8_t *from = (const uint8_t *)data + done;
         int rc = gdb_translate(mem, sregs, va + done, &pa);
-        memcpy(copy, from, n);
         if (rc == 0)
-            rc = write_physical(t, mem, pa, from, copy, n);
+            rc = write_physical(t, mem, pa, (const uint8_t *)data + done, n);
         if (rc < 0)
             return rc;
     }

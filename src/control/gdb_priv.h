@@ -38,10 +38,9 @@ struct gdb_target_ops {
 struct gdb_target {
     const struct gdb_target_ops *ops;
     void *ctx;
-    unsigned cpus;         /* 1..GDB_CPUS_MAX */
-    const struct mem *mem; /* borrowed */
-    /* KVM sees int3, and accesses to data. If not, every breakpoint takes a debug register. */
-    bool has_int3;
+    unsigned cpus;            /* 1..GDB_CPUS_MAX */
+    const struct mem *mem;    /* borrowed */
+    struct debug_means means; /* which traps work there */
 };
 
 /* --- guest-virtual memory (gdb_memory.c) --- */
@@ -54,6 +53,13 @@ int gdb_translate(const struct mem *mem, const struct kvm_sregs *sregs, uint64_t
 
 #define GDB_BREAKS_MAX 64
 #define GDB_INT3 0xcc /* the instruction of one byte that raises #BP */
+#define GDB_TRAP_CODE_MAX 2
+
+/* An instruction that stops the guest, to be planted over one of its own. */
+struct gdb_trap_code {
+    uint8_t bytes[GDB_TRAP_CODE_MAX];
+    unsigned len;
+};
 
 /* gdb's types in Z and z. */
 enum gdb_trap_type {
@@ -66,39 +72,44 @@ enum gdb_trap_type {
 
 struct gdb_break {
     uint64_t va;
-    uint64_t pa;     /* of the byte that int3 replaces */
-    uint8_t instead; /* that byte */
-    bool planted;    /* int3 is there now */
+    uint64_t pa;                        /* of the bytes that are replaced */
+    uint8_t instead[GDB_TRAP_CODE_MAX]; /* those bytes */
+    bool planted;                       /* the trap is there now */
 };
 
 struct gdb_traps {
-    struct gdb_break breaks[GDB_BREAKS_MAX]; /* software ones, with int3 */
+    const struct gdb_trap_code *code;        /* what is planted; static */
+    struct gdb_break breaks[GDB_BREAKS_MAX]; /* planted ones */
     unsigned break_count;
     struct debug_slot slots[DEBUG_SLOTS];
     enum gdb_trap_type slot_types[DEBUG_SLOTS];
 };
 
-/* 0, also when it is there already; -EFAULT: no memory there; -ENOSPC: no more room; -EINVAL:
- * a length that debug registers cannot do, or not aligned to it; -ENOTSUP: not with this KVM. */
+/* The instruction that stops a guest on such a KVM: int3, or an `out` where int3 passes unseen. */
+void gdb_traps_init(struct gdb_traps *t, const struct debug_means *means);
+
+/* 0, also when it is there already. -EFAULT: no memory there, or (with `out`) not enough in this
+ * page; -EEXIST: it would overlap another one; -ENOSPC: no more room; -EINVAL: a length that makes
+ * no sense; -ENOTSUP: not with this KVM. */
 int gdb_trap_add(struct gdb_traps *t, const struct gdb_target *target,
                  const struct kvm_sregs *sregs, enum gdb_trap_type type, uint64_t va,
                  uint64_t len) HV_MUST_CHECK;
 /* Fine if there is none. */
 void gdb_trap_remove(struct gdb_traps *t, const struct gdb_target *target, enum gdb_trap_type type,
                      uint64_t va, uint64_t len);
-/* The guest gets its own bytes back; all traps are forgotten. */
+/* The guest gets its own bytes back, and all traps are forgotten. */
 void gdb_traps_clear(struct gdb_traps *t, const struct gdb_target *target);
-/* The memory has gone, and the int3 with it: a machine was reset. Debug registers stay. */
+/* The memory has gone, and what was planted with it: a machine was reset. Debug registers stay. */
 void gdb_traps_forget_breaks(struct gdb_traps *t);
 
 /* Is there a breakpoint of either kind at this linear address? */
 bool gdb_traps_stop_at(const struct gdb_traps *t, uint64_t va);
-/* The int3 at `va` is taken out, for one step, or put back. */
+/* What is planted at `va` is taken out, for one step, or put back. */
 void gdb_traps_lift(struct gdb_traps *t, const struct gdb_target *target, uint64_t va, bool lift);
 /* What a vCPU is to be given; `skip`: without breakpoints in debug registers at this address. */
-void gdb_traps_fill(const struct gdb_traps *t, struct debug_traps *out, const uint64_t *skip);
+void gdb_traps_fill(const struct gdb_traps *t, struct debug_traps *traps, const uint64_t *skip);
 
-/* --- memory as gdb sees it: with the guest's own bytes where int3 is planted --- */
+/* --- memory as gdb sees it: with the guest's own bytes where traps are --- */
 
 /* Bytes read, from the start on; fewer than len where memory is not mapped. */
 size_t gdb_read(const struct gdb_traps *t, const struct mem *mem, const struct kvm_sregs *sregs,

@@ -34,19 +34,14 @@ static void put_slot(struct gdb *g, unsigned slot)
     uint64_t addr = g->traps.slots[slot].addr;
 
     switch (g->traps.slot_types[slot]) {
-    case GDB_SOFTWARE:
-        rsp_put_text(&g->reply, g->swbreak ? "swbreak:;" : "");
-        break;
     case GDB_HARDWARE:
         rsp_put_text(&g->reply, g->hwbreak ? "hwbreak:;" : "");
         break;
     case GDB_WATCH_WRITE:
         put_watchpoint(g, "watch", addr);
         break;
-    case GDB_WATCH_READ:
-    case GDB_WATCH_ACCESS:
+    default:
         put_watchpoint(g, "awatch", addr);
-        break;
     }
 }
 
@@ -54,7 +49,7 @@ static void put_reason(struct gdb *g)
 {
     unsigned slot = 0;
 
-    if (g->stop.event == DEBUG_INT3 && g->swbreak)
+    if ((g->stop.event == DEBUG_INT3 || g->stop.event == DEBUG_OUT) && g->swbreak)
         rsp_put_text(&g->reply, "swbreak:;");
     while (slot < DEBUG_SLOTS && !((g->stop.slots >> slot) & 1))
         slot++;
@@ -300,30 +295,57 @@ void gdb_interrupt(struct gdb *g)
     report(g, &stop, false);
 }
 
-/* An int3 that is not ours: the guest gets the exception it asked for. But what only looks like
- * one, a breakpoint that has been taken away since, is gone. */
-static int give_to_guest(struct gdb *g, unsigned cpu, uint64_t pc)
+/* Does the guest's own instruction at `pc` do what our traps do? An `out` can also name the port in
+ * DX; then it is shorter, and `pc` is the byte before it. */
+static bool is_guests_own(struct gdb *g, const struct debug_regs *regs, uint64_t pc)
 {
-    struct debug_regs regs;
-    uint8_t byte = 0;
-    int rc = g->target.ops->get_regs(g->target.ctx, cpu, &regs);
+    const struct gdb_trap_code *code = g->traps.code;
+    uint8_t bytes[GDB_TRAP_CODE_MAX] = {0};
 
-    if (rc == 0)
-        (void)gdb_read(&g->traps, g->target.mem, &regs.sregs, pc, &byte, 1);
-    if (rc == 0 && byte == GDB_INT3)
+    (void)gdb_read(&g->traps, g->target.mem, &regs->sregs, pc, bytes, code->len);
+    if (memcmp(bytes, code->bytes, code->len) == 0)
+        return true;
+    return code->len == 2 && (uint16_t)regs->regs.rdx == DEBUG_TRAP_PORT &&
+           (bytes[1] & 0xfe) == 0xee; /* out %al or %eax, (%dx) */
+}
+
+/* At `pc` is no breakpoint. If the guest has a trap of its own there, an int3 gets the exception
+ * that it asked for, and an `out` has done what it does. Otherwise there was a breakpoint that has
+ * been taken away since, and the instruction it stood for is still to be executed. */
+static int give_to_guest(struct gdb *g, unsigned cpu, struct debug_regs *regs, uint64_t pc)
+{
+    int rc = 0;
+
+    if (!is_guests_own(g, regs, pc))
+        rc = g->target.ops->set_regs(g->target.ctx, cpu, regs);
+    else if (g->traps.code->bytes[0] == GDB_INT3)
         rc = set_traps(g, cpu, g->step[cpu], true, NULL);
     if (rc == 0)
         g->target.ops->resume(g->target.ctx, g->run);
     return rc;
 }
 
-static void on_int3(struct gdb *g, const struct debug_stop *stop)
+/* The processor stands at an int3, but behind an `out`. Both are to look the same. */
+static void on_trap(struct gdb *g, const struct debug_stop *stop)
 {
-    uint64_t pc;
+    struct debug_regs regs;
 
-    if (linear_pc(g, stop->cpu, &pc) < 0 || gdb_traps_stop_at(&g->traps, pc) ||
-        give_to_guest(g, stop->cpu, pc) < 0)
+    if (stop->event == DEBUG_OUT && g->traps.code->bytes[0] == GDB_INT3) {
+        g->target.ops->resume(g->target.ctx, g->run); /* a port like any other */
+        return;
+    }
+    if (g->target.ops->get_regs(g->target.ctx, stop->cpu, &regs) < 0) {
         report(g, stop, true);
+        return;
+    }
+    if (stop->event == DEBUG_OUT)
+        regs.regs.rip -= g->traps.code->len;
+    uint64_t pc = gdb_linear_pc(&regs);
+    if (!gdb_traps_stop_at(&g->traps, pc) && give_to_guest(g, stop->cpu, &regs, pc) == 0)
+        return;
+    if (stop->event == DEBUG_OUT)
+        (void)!g->target.ops->set_regs(g->target.ctx, stop->cpu, &regs); /* as they could be read */
+    report(g, stop, true);
 }
 
 /* A processor also notes matches in debug registers that are not in use (SDM 3B §17.2.3). */
@@ -353,8 +375,8 @@ void gdb_on_stop(struct gdb *g, const struct debug_stop *event)
     stop.slots = slots_in_use(g, stop.slots);
     if (stop.event == DEBUG_DYING)
         on_death(g, &stop);
-    else if (stop.event == DEBUG_INT3)
-        on_int3(g, &stop);
+    else if (stop.event == DEBUG_INT3 || stop.event == DEBUG_OUT)
+        on_trap(g, &stop);
     else if (stop.event == DEBUG_HARDWARE && stop.slots == 0)
         g->target.ops->resume(g->target.ctx, g->run); /* taken away since */
     else if (passed && stop.slots == 0 && !g->step[stop.cpu] && go(g) == 0)

@@ -1,9 +1,15 @@
 /*
- * Breakpoints and watchpoints: int3 in the guest's memory, and addresses in debug registers.
+ * Breakpoints and watchpoints: instructions planted in the guest's memory, and addresses in debug
+ * registers.
  *
- * An int3 is planted at the physical address that the virtual one has at that moment. Should the
- * guest put something else there later, our byte is gone, and is not put back when the breakpoint
- * goes: only an int3 is ever replaced.
+ * What is planted is int3, of one byte, or, where this KVM lets int3 pass unseen, an `out` to a
+ * port that stands for it. The `out` has two bytes, and works only where the guest may access
+ * ports: in its kernel. If the instruction at the breakpoint is shorter than that and something
+ * jumps to the one behind it, that jump meets half an `out`.
+ *
+ * It is planted at the physical address that the virtual one has at that moment. Should the guest
+ * put something else there later, our bytes are gone, and the old ones are not put back when the
+ * breakpoint goes: only a planted instruction is ever replaced.
  */
 #include <errno.h>
 #include <string.h>
@@ -11,16 +17,23 @@
 #include "control/gdb_priv.h"
 #include "hv/base/num.h"
 
-/* --- int3 --- */
+static const struct gdb_trap_code int3 = {{GDB_INT3}, 1};
+static const struct gdb_trap_code out = {{0xe6, DEBUG_TRAP_PORT}, 2}; /* out %al, $port */
 
-static void plant(const struct mem *mem, struct gdb_break *b)
+void gdb_traps_init(struct gdb_traps *t, const struct debug_means *means)
 {
-    const uint8_t int3 = GDB_INT3;
-
-    b->planted = mem_rom_write(mem, b->pa, &int3, 1) == 0;
+    *t = (struct gdb_traps){.code = means->int3 ? &int3 : &out};
 }
 
-static bool shares_byte(const struct gdb_traps *t, const struct gdb_break *b)
+/* --- planted instructions --- */
+
+static void plant(const struct gdb_traps *t, const struct mem *mem, struct gdb_break *b)
+{
+    b->planted = mem_rom_write(mem, b->pa, t->code->bytes, t->code->len) == 0;
+}
+
+/* Two virtual addresses can be the same bytes. */
+static bool shares_bytes(const struct gdb_traps *t, const struct gdb_break *b)
 {
     for (unsigned i = 0; i < t->break_count; i++)
         if (&t->breaks[i] != b && t->breaks[i].planted && t->breaks[i].pa == b->pa)
@@ -28,17 +41,27 @@ static bool shares_byte(const struct gdb_traps *t, const struct gdb_break *b)
     return false;
 }
 
+static bool overlaps(const struct gdb_traps *t, const struct gdb_break *b)
+{
+    for (unsigned i = 0; i < t->break_count; i++) {
+        uint64_t pa = t->breaks[i].pa;
+        if (pa != b->pa && pa < b->pa + t->code->len && b->pa < pa + t->code->len)
+            return true;
+    }
+    return false;
+}
+
 static void unplant(const struct gdb_traps *t, const struct mem *mem, struct gdb_break *b)
 {
-    uint8_t now;
+    uint8_t now[GDB_TRAP_CODE_MAX];
 
     if (!b->planted)
         return;
     b->planted = false;
-    if (shares_byte(t, b))
+    if (shares_bytes(t, b) || mem_read(mem, b->pa, now, t->code->len) < 0)
         return;
-    if (mem_read(mem, b->pa, &now, 1) == 0 && now == GDB_INT3)
-        (void)!mem_rom_write(mem, b->pa, &b->instead, 1); /* it could be read, so it is there */
+    if (memcmp(now, t->code->bytes, t->code->len) == 0)
+        (void)!mem_rom_write(mem, b->pa, b->instead, t->code->len); /* it could be read, too */
 }
 
 static struct gdb_break *find_break(struct gdb_traps *t, uint64_t va)
@@ -49,8 +72,8 @@ static struct gdb_break *find_break(struct gdb_traps *t, uint64_t va)
     return NULL;
 }
 
-static int add_int3(struct gdb_traps *t, const struct gdb_target *target,
-                    const struct kvm_sregs *sregs, uint64_t va)
+static int add_break(struct gdb_traps *t, const struct gdb_target *target,
+                     const struct kvm_sregs *sregs, uint64_t va)
 {
     struct gdb_break b = {.va = va};
 
@@ -59,16 +82,20 @@ static int add_int3(struct gdb_traps *t, const struct gdb_target *target,
     if (t->break_count == GDB_BREAKS_MAX)
         return -ENOSPC;
     int rc = gdb_translate(target->mem, sregs, va, &b.pa);
+    if (rc == 0 && b.pa % MEM_PAGE_SIZE + t->code->len > MEM_PAGE_SIZE)
+        rc = -EFAULT; /* the rest may be anywhere */
+    if (rc == 0 && overlaps(t, &b))
+        rc = -EEXIST;
     if (rc == 0)
-        rc = gdb_read_physical(t, target->mem, b.pa, &b.instead, 1);
+        rc = gdb_read_physical(t, target->mem, b.pa, b.instead, t->code->len);
     if (rc < 0)
         return rc;
-    plant(target->mem, &b);
+    plant(t, target->mem, &b);
     t->breaks[t->break_count++] = b;
     return 0;
 }
 
-static void remove_int3(struct gdb_traps *t, const struct gdb_target *target, uint64_t va)
+static void remove_break(struct gdb_traps *t, const struct gdb_target *target, uint64_t va)
 {
     struct gdb_break *b = find_break(t, va);
 
@@ -87,7 +114,7 @@ void gdb_traps_lift(struct gdb_traps *t, const struct gdb_target *target, uint64
     if (lift)
         unplant(t, target->mem, b);
     else
-        plant(target->mem, b);
+        plant(t, target->mem, b);
 }
 
 /* --- debug registers --- */
@@ -172,38 +199,41 @@ static void remove_slots(struct gdb_traps *t, enum gdb_trap_type type, uint64_t 
 
 /* --- both --- */
 
+static bool is_planted(const struct gdb_target *target, enum gdb_trap_type type)
+{
+    return type == GDB_SOFTWARE || (type == GDB_HARDWARE && !target->means.execute);
+}
+
 int gdb_trap_add(struct gdb_traps *t, const struct gdb_target *target,
                  const struct kvm_sregs *sregs, enum gdb_trap_type type, uint64_t va, uint64_t len)
 {
+    if (is_planted(target, type))
+        return add_break(t, target, sregs, va);
     switch (type) {
-    case GDB_SOFTWARE:
-        if (target->has_int3)
-            return add_int3(t, target, sregs, va);
-        return add_slots(t, type, DEBUG_EXECUTE, va, 1);
     case GDB_HARDWARE:
         return add_slots(t, type, DEBUG_EXECUTE, va, 1);
     case GDB_WATCH_WRITE:
-        return target->has_int3 ? add_slots(t, type, DEBUG_WRITE, va, len) : -ENOTSUP;
+        return target->means.data ? add_slots(t, type, DEBUG_WRITE, va, len) : -ENOTSUP;
     case GDB_WATCH_ACCESS:
-        return target->has_int3 ? add_slots(t, type, DEBUG_READ_WRITE, va, len) : -ENOTSUP;
-    case GDB_WATCH_READ: /* no processor has these; gdb makes do with the one above */
+        return target->means.data ? add_slots(t, type, DEBUG_READ_WRITE, va, len) : -ENOTSUP;
+    default: /* GDB_WATCH_READ: no processor has these; gdb makes do with the one above */
         return -ENOTSUP;
     }
-    return -ENOTSUP;
 }
 
 void gdb_trap_remove(struct gdb_traps *t, const struct gdb_target *target, enum gdb_trap_type type,
                      uint64_t va, uint64_t len)
 {
-    if (type == GDB_SOFTWARE)
-        remove_int3(t, target, va);
-    remove_slots(t, type, va, type <= GDB_HARDWARE ? 1 : len);
+    if (is_planted(target, type))
+        remove_break(t, target, va);
+    else
+        remove_slots(t, type, va, type == GDB_HARDWARE ? 1 : len);
 }
 
 void gdb_traps_clear(struct gdb_traps *t, const struct gdb_target *target)
 {
     while (t->break_count > 0)
-        remove_int3(t, target, t->breaks[0].va);
+        remove_break(t, target, t->breaks[0].va);
     memset(t->slots, 0, sizeof(t->slots));
 }
 
@@ -217,15 +247,14 @@ bool gdb_traps_stop_at(const struct gdb_traps *t, uint64_t va)
     for (unsigned i = 0; i < t->break_count; i++)
         if (t->breaks[i].planted && t->breaks[i].va == va)
             return true;
-    return has_slot(t, GDB_SOFTWARE, va, 1) || has_slot(t, GDB_HARDWARE, va, 1);
+    return has_slot(t, GDB_HARDWARE, va, 1);
 }
 
-void gdb_traps_fill(const struct gdb_traps *t, struct debug_traps *out, const uint64_t *skip)
+void gdb_traps_fill(const struct gdb_traps *t, struct debug_traps *traps, const uint64_t *skip)
 {
-    for (unsigned i = 0; i < t->break_count; i++)
-        out->int3 |= t->breaks[i].planted;
-    memcpy(out->slots, t->slots, sizeof(out->slots));
+    traps->int3 = t->code == &int3 && t->break_count > 0;
+    memcpy(traps->slots, t->slots, sizeof(traps->slots));
     for (unsigned i = 0; skip != NULL && i < DEBUG_SLOTS; i++)
-        if (out->slots[i].access == DEBUG_EXECUTE && out->slots[i].addr == *skip)
-            out->slots[i].len = 0;
+        if (traps->slots[i].access == DEBUG_EXECUTE && traps->slots[i].addr == *skip)
+            traps->slots[i].len = 0;
 }

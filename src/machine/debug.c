@@ -15,7 +15,6 @@
 
 #include "hv/kvm/guest_debug.h"
 #include "hv/kvm/vcpu_state.h"
-#include "hv/machine/probe.h"
 #include "machine_priv.h"
 
 /* Debug registers, SDM 3B §17.2. */
@@ -59,6 +58,19 @@ void debug_trap(struct cpu *cpu)
     if (arch->exception == VECTOR_DB)
         stop.slots = (unsigned)arch->dr6 & DR6_SLOTS;
     call_debugger(cpu, &stop);
+}
+
+bool debug_is_trap(struct cpu *cpu)
+{
+    const struct kvm_run *run = cpu->vcpu.run;
+    const struct debug_stop stop = {.event = DEBUG_OUT, .cpu = cpu->vcpu.id};
+
+    if (run->io.port != DEBUG_TRAP_PORT || run->io.direction != KVM_EXIT_IO_OUT)
+        return false;
+    if (!atomic_load(&cpu->m->debugger.attached))
+        return false;
+    call_debugger(cpu, &stop);
+    return true;
 }
 
 bool debug_delay_death(struct cpu *cpu, const struct machine_outcome *outcome)
@@ -189,23 +201,32 @@ static bool fill_debug_registers(const struct debug_slot *slots, struct kvm_gues
     return true;
 }
 
+void debug_encode(const struct debug_traps *traps, uint32_t known, struct kvm_guest_debug *out)
+{
+    *out = (struct kvm_guest_debug){0};
+    if (traps->step)
+        out->control |= KVM_GUESTDBG_SINGLESTEP | (known & KVM_GUESTDBG_BLOCKIRQ);
+    if (traps->int3)
+        out->control |= KVM_GUESTDBG_USE_SW_BP;
+    if (traps->raise_bp)
+        out->control |= KVM_GUESTDBG_INJECT_BP;
+    if (fill_debug_registers(traps->slots, &out->arch))
+        out->control |= KVM_GUESTDBG_USE_HW_BP;
+    if (out->control != 0)
+        out->control |= KVM_GUESTDBG_ENABLE;
+}
+
 int machine_debug_set(struct machine *m, unsigned cpu, const struct debug_traps *traps)
 {
-    struct kvm_guest_debug debug = {.control = 0};
+    struct kvm_guest_debug debug;
 
-    if (traps->step)
-        debug.control |= KVM_GUESTDBG_SINGLESTEP;
-    if (traps->step && (kvm_debug_flags(&m->kvm) & KVM_GUESTDBG_BLOCKIRQ))
-        debug.control |= KVM_GUESTDBG_BLOCKIRQ;
-    if (traps->int3)
-        debug.control |= KVM_GUESTDBG_USE_SW_BP;
-    if (traps->raise_bp)
-        debug.control |= KVM_GUESTDBG_INJECT_BP;
-    if (fill_debug_registers(traps->slots, &debug.arch))
-        debug.control |= KVM_GUESTDBG_USE_HW_BP;
-    if (debug.control != 0)
-        debug.control |= KVM_GUESTDBG_ENABLE;
+    debug_encode(traps, kvm_debug_flags(&m->kvm), &debug);
     return vcpu_set_debug(&m->cpus[cpu].vcpu, &debug);
+}
+
+struct debug_means machine_debug_means(const struct machine *m)
+{
+    return debug_probe(m->cfg.kvm_path);
 }
 
 /* --- registers --- */
@@ -279,12 +300,6 @@ char *machine_debug_state_text(const struct machine *m, unsigned cpu, char *buf,
         mode = x86_mode_name(x86_mode_of(&sregs));
     (void)snprintf(buf, size, "%s, %s", activity_name(m, cpu), mode);
     return buf;
-}
-
-bool machine_debug_has_int3(const struct machine *m)
-{
-    (void)m;
-    return probe_flavour() != PROBE_SOFTWARE;
 }
 
 void machine_print_exits(const struct machine *m, FILE *out)

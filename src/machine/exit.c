@@ -92,6 +92,8 @@ void serve_exit(struct cpu *cpu)
 {
     switch (cpu->vcpu.run->exit_reason) {
     case KVM_EXIT_IO:
+        if (debug_is_trap(cpu)) // lab 04
+            break;              // lab 04
         serve_io(cpu);
         break;
     // lab 02 {

@@ -134,10 +134,17 @@ void world_prepare_thread(sigset_t *old);
 
 /* debug.c. For the vCPU's thread: an exit was a debugger's trap. */
 void debug_trap(struct cpu *cpu);
+/* Likewise, if this port access is one. */
+bool debug_is_trap(struct cpu *cpu);
 /* The same, when the guest is about to die. False: there is no debugger to look at it. */
 bool debug_delay_death(struct cpu *cpu, const struct machine_outcome *outcome);
 /* For the main thread: calls the debugger if a vCPU has stopped for it. */
 void debug_deliver(struct machine *m);
+/* For KVM_SET_GUEST_DEBUG; `known`: the flags that this KVM has. */
+void debug_encode(const struct debug_traps *traps, uint32_t known, struct kvm_guest_debug *out);
+
+/* debug_probe.c */
+struct debug_means debug_probe(const char *kvm_path);
 // }
 
 // lab 05 {

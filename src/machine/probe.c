@@ -188,6 +188,17 @@ static void run(struct rig *r, struct probe *out)
     out->result = PROBE_OK;
 }
 
+enum probe_flavour probe_flavour(void)
+{
+    unsigned a, b, c, d;
+
+    if (__get_cpuid(1, &a, &b, &c, &d) && (c & (1U << 5)))
+        return PROBE_INTEL_VMX;
+    if (__get_cpuid(0x80000001, &a, &b, &c, &d) && (c & (1U << 2)))
+        return PROBE_AMD_SVM;
+    return PROBE_SOFTWARE;
+}
+
 static bool host_is_virtual(void)
 {
     unsigned a, b, c, d;

@@ -28,6 +28,7 @@
 enum debug_event {
     DEBUG_STEPPED,  /* one instruction is done */
     DEBUG_INT3,     /* at an int3, which has not been executed; the debugger's or the guest's own */
+    DEBUG_OUT,      /* behind an `out` to DEBUG_TRAP_PORT, likewise, which did nothing */
     DEBUG_HARDWARE, /* debug registers, those in `slots` */
     DEBUG_DYING,    /* a triple fault, or KVM cannot go on: being resumed is the machine's end */
 };
@@ -98,9 +99,17 @@ int machine_debug_set_regs(struct machine *m, unsigned cpu,
 char *machine_debug_state_text(const struct machine *m, unsigned cpu, char *buf, size_t size);
 bool machine_debug_is_halted(const struct machine *m, unsigned cpu);
 
-/* Can this KVM stop a guest at int3, and when it touches data? One that interprets guest code does
- * neither; debug registers stop at instructions everywhere. */
-bool machine_debug_has_int3(const struct machine *m);
+/* Which traps do stop a guest here: int3, debug registers on instructions and on data. Steps do
+ * everywhere. So does, in a guest's kernel, an instruction that writes to a port where no device
+ * is: that is what DEBUG_TRAP_PORT is for. Tried out, which takes some milliseconds. */
+struct debug_means {
+    bool int3, execute, data;
+};
+struct debug_means machine_debug_means(const struct machine *m);
+
+/* KVM moves past an `out` to this port before it tells us, and past one to another port only when
+ * the guest goes on (KVM API, KVM_X86_QUIRK_OUT_7E_INC_RIP). */
+#define DEBUG_TRAP_PORT 0x7e
 
 unsigned machine_cpu_count(const struct machine *m);
 const struct mem *machine_memory(const struct machine *m); /* borrowed */
