@@ -8,7 +8,7 @@
 //
 // A deck's page has a frame that only footer, header and page number may enter. Whatever else lies outside it, is
 // cut off by its own box, is too small to be read, or does not load, is a complaint. A figure's texts must lie
-// inside its viewBox and not on each other. Nothing may come from the network.
+// inside its viewBox and its box, and not on each other. Nothing may come from the network.
 
 const fs = require('fs')
 const path = require('path')
@@ -100,13 +100,23 @@ function measureFigure(font) {
   if (font) document.documentElement.style.fontFamily = font
   const box = document.documentElement.viewBox.baseVal
   const toUser = document.documentElement.getScreenCTM().inverse()
-  const texts = [...document.querySelectorAll('text')].map((element) => {
+  const boxOf = (element) => {
     const rect = element.getBoundingClientRect()
     const corner = (x, y) => new DOMPoint(x, y).matrixTransform(toUser)
     const [from, to] = [corner(rect.left, rect.top), corner(rect.right, rect.bottom)]
+    return { left: from.x, top: from.y, right: to.x, bottom: to.y }
+  }
+  const texts = [...document.querySelectorAll('text')].map((element) => {
     const label = `"${element.textContent.trim().replace(/\s+/g, ' ').slice(0, 50)}"`
-    return { left: from.x, top: from.y, right: to.x, bottom: to.y, label, empty: !rect.width }
+    return { ...boxOf(element), label, empty: !element.getBoundingClientRect().width }
   })
+  const boxes = [...document.querySelectorAll('rect')].map(boxOf).filter((rect) => rect.right - rect.left < box.width)
+  // The smallest box that the text's middle lies in is the one it was meant for.
+  const home = (text) => {
+    const [x, y] = [(text.left + text.right) / 2, (text.top + text.bottom) / 2]
+    const around = boxes.filter((rect) => rect.left < x && x < rect.right && rect.top < y && y < rect.bottom)
+    return around.sort((one, other) => one.right - one.left - (other.right - other.left))[0]
+  }
   texts.forEach((text, index) => {
     if (text.empty) return
     const over = Math.max(text.right - box.x - box.width, box.x - text.left)
@@ -114,6 +124,9 @@ function measureFigure(font) {
     if (over > 1) complaints.push([1, `${text.label} beyond the side by ${Math.round(over)}`])
     // Line boxes are taller than what is drawn in them.
     if (below > 4) complaints.push([1, `${text.label} beyond top or bottom by ${Math.round(below)}`])
+    const around = home(text)
+    const out = around ? Math.max(text.right - around.right, around.left - text.left) : 0
+    if (out > 1) complaints.push([1, `${text.label} sticks out of its box by ${Math.round(out)}`])
     for (const other of texts.slice(index + 1)) {
       const wide = Math.min(text.right, other.right) - Math.max(text.left, other.left)
       const high = Math.min(text.bottom, other.bottom) - Math.max(text.top, other.top)

@@ -42,6 +42,10 @@ FIGURES = {
     "below.svg": ('<text x="20" y="210">low</text>', r'"low" beyond top or bottom by \d+'),
     "on-each-other.svg": ('<text x="20" y="40">one text</text><text x="30" y="44">two text</text>',
                           '"one text" and "two text" lie on each other'),
+    "box.svg": ('<rect x="20" y="20" width="90" height="40"/><text x="25" y="46">wider than it</text>',
+                r'"wider than it" sticks out of its box by \d+'),
+    "wide-font.svg": ('<text x="20" y="40">' + "minimum mmm " * 2 + "minimum</text>",
+                      "beyond the side by .*, in DejaVu Sans"),
 }  # fmt: skip
 
 
