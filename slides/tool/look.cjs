@@ -110,7 +110,7 @@ function measureFigure(font) {
     const label = `"${element.textContent.trim().replace(/\s+/g, ' ').slice(0, 50)}"`
     return { ...boxOf(element), label, empty: !element.getBoundingClientRect().width }
   })
-  const boxes = [...document.querySelectorAll('rect')].map(boxOf).filter((rect) => rect.right - rect.left < box.width)
+  const boxes = [...document.querySelectorAll('rect')].map(boxOf).filter((rect) => rect.right - rect.left < box.width - 1)
   // The smallest box that the text's middle lies in is the one it was meant for.
   const home = (text) => {
     const [x, y] = [(text.left + text.right) / 2, (text.top + text.bottom) / 2]
