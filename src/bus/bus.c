@@ -275,6 +275,7 @@ void bus_write(struct bus *bus, uint64_t addr, const void *data, unsigned size)
 // void bus_read(struct bus *bus, uint64_t addr, void *data, unsigned size)
 // {
 //     (void)todo("2.6");
+//     memset(data, 0xff, size);
 // }
 //
 // void bus_write(struct bus *bus, uint64_t addr, const void *data, unsigned size)

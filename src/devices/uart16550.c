@@ -407,7 +407,7 @@ static uint8_t read_msr(struct uart16550 *u)
  */
 static uint8_t *divisor_byte(struct uart_regs *r, uint64_t offset)
 {
-    /* EXERCISE 2.8: eleven registers at eight addresses. While DLAB, the top bit of LCR, is set,
+    /* EXERCISE 2.8: twelve registers at eight addresses. While DLAB, the top bit of LCR, is set,
      * the two lowest addresses are the divisor latch, low byte (dll) and high byte (dlm), for
      * reading and writing alike ("Line Control Register", "Programmable Baud Generator"). */
     // SOLUTION 2.8
