@@ -6,11 +6,14 @@
  *       out CPUS SPURIOUS  a pause, then on; and once more, with a second pause that comes right
  *                          after vCPU 0 has let go of world_lock on its way out
  */
+#include <sys/resource.h>
+
 #include "fake_smp.h"
 
 static struct machine *machine;
 static bool slow; /* vCPU 0 takes its time */
-static _Atomic int tids[FAKE_CPUS], entries[FAKE_CPUS], still_parked;
+static bool joined[FAKE_CPUS];
+static _Atomic int entries[FAKE_CPUS], still_parked;
 static _Atomic int entered, entered_paused, stale;
 static _Atomic int spurious[FAKE_CPUS];
 static _Atomic int armed, let_go, paused_again;
@@ -20,11 +23,7 @@ static int enter(unsigned cpu, struct kvm_run *run)
     struct machine *m = machine;
     int world = atomic_load(&m->world);
 
-    if (entries[cpu] == 0) {
-        tids[cpu] = (int)syscall(SYS_gettid);
-        entered++;
-    }
-    entries[cpu]++;
+    entered += entries[cpu]++ == 0;
     stale += world == WORLD_RUN && wants_out(run);
     pthread_mutex_lock(&m->world_lock);
     still_parked += world == WORLD_RUN && m->cpus[cpu].parked;
@@ -61,23 +60,13 @@ int pthread_mutex_unlock(pthread_mutex_t *mutex)
     return rc;
 }
 
-/* How often these threads went to sleep so far. */
-static long switches(unsigned cpus)
+/* How often a thread of this process went to sleep so far. */
+static long switches(void)
 {
-    long sum = 0;
+    struct rusage usage;
 
-    for (unsigned i = 0; i < cpus; i++) {
-        char path[64], line[128];
-        long n;
-        (void)snprintf(path, sizeof(path), "/proc/self/task/%d/status", tids[i]);
-        FILE *file = fopen(path, "r");
-        while (file != NULL && fgets(line, sizeof(line), file) != NULL)
-            if (sscanf(line, "voluntary_ctxt_switches: %ld", &n) == 1)
-                sum += n;
-        if (file != NULL)
-            (void)fclose(file);
-    }
-    return sum;
+    (void)getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_nvcsw;
 }
 
 static int sum_of_entries(unsigned cpus)
@@ -107,17 +96,25 @@ static bool hear_of_parking(struct machine *m)
     return rc == 0;
 }
 
+/* What we have joined already is joined again by stop_cpus(). */
+int pthread_join(pthread_t thread, void **value)
+{
+    for (unsigned i = 0; i < FAKE_CPUS; i++)
+        if (joined[i] && pthread_equal(thread, machine->cpus[i].thread))
+            return 0;
+    return REAL(pthread_join)(thread, value);
+}
+
 static bool threads_are_gone(unsigned cpus)
 {
+    bool all = true;
+
     for (unsigned i = 0; i < cpus; i++) {
-        char path[64];
-        (void)snprintf(path, sizeof(path), "/proc/self/task/%d", tids[i]);
-        for (int ms = 0; access(path, F_OK) == 0 && ms < 1000; ms++)
-            sleep_ms(1);
-        if (access(path, F_OK) == 0)
-            return false;
+        struct timespec until = in_seconds(1);
+        joined[i] = pthread_timedjoin_np(machine->cpus[i].thread, NULL, &until) == 0;
+        all = all && joined[i];
     }
-    return true;
+    return all;
 }
 
 static void play_in(struct machine *m, unsigned cpus)
@@ -128,10 +125,10 @@ static void play_in(struct machine *m, unsigned cpus)
     report_int("parked", become_parked(m, 1000));
     sleep_ms(20);
     int before = sum_of_entries(cpus);
-    long slept = switches(cpus);
+    long slept = switches();
     sleep_ms(200);
     report_int("entries_parked", sum_of_entries(cpus) - before);
-    report_int("wakes_parked", switches(cpus) - slept);
+    report_int("wakes_parked", switches() - slept);
     report_int("entered_paused", entered_paused);
     world_set(m, WORLD_STOP);
     report_int("gone", threads_are_gone(cpus));

@@ -4,7 +4,7 @@
  * args: slow CPUS CPU SPURIOUS  vCPU number CPU needs 200 ms to come; SPURIOUS: so many of the main
  *                               thread's waits end without a cause
  *       early CPUS              before machine_start()
- *       late CPUS               after the machine's end
+ *       late CPUS               after the stop
  *       rounds CPUS N           N times, with no time in between
  */
 #include "fake_smp.h"
@@ -127,7 +127,7 @@ static void play(int argc, char **argv)
         play_slow(m, cpus);
     } else if (strcmp(mode, "late") == 0) {
         (void)reaches(&entered, (int)cpus, 2000);
-        machine_end(m, &(struct machine_outcome){.end = MACHINE_QUIT});
+        world_set(m, WORLD_STOP);
         look_at_pause(m);
     } else {
         play_rounds(m, cpus, (int)number(argv[3]));

@@ -152,7 +152,7 @@ static void pause_rounds(struct machine *m, unsigned rounds, look_fn *look)
 
     double start = seconds_now();
 
-    (void)all_count(m, before, 1500);
+    report_int("began", all_count(m, before, 1500));
     for (; done < rounds && bad + unmoved < 3 && !m->ended; done++) {
         if (seconds_now() - start > ROUNDS_SECONDS)
             break;
