@@ -180,21 +180,22 @@ def choose(lab, exercise=None):
 
 
 def grade(course, number, directory, seed, exercise=None, told=lambda record: None, note=lambda text: None, keep=True,
-          is_here=places.is_here):  # fmt: skip
-    """Grades the learner's tree in DIRECTORY as lab NUMBER; returns the result model."""
-    start, lab = time.monotonic(), course.lab(number)
+          at=None, is_here=places.is_here):  # fmt: skip
+    """Grades the learner's tree in DIRECTORY, which is at lab AT (or NUMBER), by lab NUMBER's checks; returns the
+    result model."""
+    start, lab, at = time.monotonic(), course.lab(number), at or number
     checks = choose(lab, exercise)
-    taken, missing = collect(directory, course.editable(number))
+    taken, missing = collect(directory, course.editable(at))
     if missing:
         got = "; ".join(f"{name}: {why}" for name, why in missing.items())
         records = _all_failed(lab, checks, "take the files with exercises", "all of them", got)
         for record in records:
             told(record)
         return _result(lab, seed, records, None, time.monotonic() - start)
-    tree = stage.generate(course, number)
+    tree = stage.generate(course, at)
     for name, data in taken.items():
         tree[name] = (data, False)
-    with build_directory(course, f"{number} {os.path.realpath(directory)}", keep) as place:
+    with build_directory(course, f"{at} {os.path.realpath(directory)}", keep) as place:
         built = build(tree, place)
         if built.ok:
             records = run_checks(course, lab, checks, place, seed, told, note, is_here)

@@ -23,6 +23,8 @@ from course import CourseError
 
 ARCHIVE_MAX = 64 << 20  # bytes that a submission may unpack to
 MEMBERS_MAX = 5000
+# what the lab machine is made of
+MACHINE = ("tests/labvm", "tests/setup/deps", "guest/linux/fetch", "guest/linux/newc.py", "guest/linux/parts.py")
 
 
 # --- the bundle --------------------------------------------------------------------------------------
@@ -61,7 +63,7 @@ def files(course, number):
             text = stage.at_lab(data.decode(), number, name, keep=True)
             data = (without_answers(text, name, appears[name]) if "// SOLUTION " in text else text).encode()
         bundle[name] = (data, os.access(path, os.X_OK))
-    wanted = ["labs/lab", "labs/tool", "labs/README.md", "slides/figures", "LICENSE"]
+    wanted = ["labs/lab", "labs/tool", "labs/README.md", "labs/00-tour", "slides/figures", "LICENSE", *MACHINE]
     for start in wanted + [f"labs/{lab.name}" for lab in course.upto(number)]:
         for name in _below(course.root, start):
             path = os.path.join(course.root, name)
