@@ -251,17 +251,38 @@ static void write_memory(struct gdb *g, struct rsp_view *v, bool binary)
 
 /* --- traps --- */
 
-static void change_trap(struct gdb *g, struct rsp_view *v, bool add)
+static int add_trap_on(struct gdb *g, unsigned cpu, enum gdb_trap_type type, uint64_t va,
+                       uint64_t len)
 {
     struct debug_regs regs;
-    uint64_t type, addr, len;
-    int rc = -EINVAL;
+    int rc = g->target.ops->get_regs(g->target.ctx, cpu, &regs);
 
-    if (rsp_take_number(v, &type) && rsp_take_text(v, ",") && take_range(v, &addr, &len))
-        rc = type <= GDB_WATCH_ACCESS ? get_regs(g, &regs) : -ENOTSUP;
-    if (rc == 0 && add)
-        rc = gdb_trap_add(&g->traps, &g->target, &regs.sregs, (enum gdb_trap_type)type, addr, len);
-    else if (rc == 0)
+    return rc < 0 ? rc : gdb_trap_add(&g->traps, &g->target, &regs.sregs, type, va, len);
+}
+
+/* gdb does not say whose page tables it means, and the vCPU that it looked at last may have none
+ * yet. So anyone's will do. */
+static int add_trap(struct gdb *g, enum gdb_trap_type type, uint64_t va, uint64_t len)
+{
+    int rc = add_trap_on(g, g->cpu, type, va, len);
+
+    for (unsigned i = 0; rc == -EFAULT && i < g->target.cpus; i++)
+        rc = add_trap_on(g, i, type, va, len);
+    return rc;
+}
+
+static void change_trap(struct gdb *g, struct rsp_view *v, bool add)
+{
+    uint64_t type, addr, len;
+    int rc = 0;
+
+    if (!rsp_take_number(v, &type) || !rsp_take_text(v, ",") || !take_range(v, &addr, &len))
+        rc = -EINVAL;
+    else if (type > GDB_WATCH_ACCESS)
+        rc = -ENOTSUP;
+    else if (add)
+        rc = add_trap(g, (enum gdb_trap_type)type, addr, len);
+    else
         gdb_trap_remove(&g->traps, &g->target, (enum gdb_trap_type)type, addr, len);
     reply_result(g, rc);
 }

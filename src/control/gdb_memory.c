@@ -17,7 +17,7 @@ int gdb_translate(const struct mem *mem, const struct kvm_sregs *sregs, uint64_t
     struct page_walk walk;
 
     page_walk(mem, sregs, RFLAGS_AC, va, PAGE_READ, false, &walk);
-    if (walk.result != WALK_OK)
+    if (walk.result != WALK_OK || walk.va != va) /* cut to the 32 bits that this mode has */
         return -EFAULT;
     *pa = walk.pa;
     return 0;

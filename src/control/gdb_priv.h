@@ -102,10 +102,13 @@ void gdb_traps_clear(struct gdb_traps *t, const struct gdb_target *target);
 /* The memory has gone, and what was planted with it: a machine was reset. Debug registers stay. */
 void gdb_traps_forget_breaks(struct gdb_traps *t);
 
-/* Is there a breakpoint of either kind at this linear address? */
-bool gdb_traps_stop_at(const struct gdb_traps *t, uint64_t va);
-/* What is planted at `va` is taken out, for one step, or put back. */
-void gdb_traps_lift(struct gdb_traps *t, const struct gdb_target *target, uint64_t va, bool lift);
+/* Has a vCPU with these registers stopped at one of our breakpoints? A planted one is there at
+ * every virtual address that leads to it, which need not be the one that gdb knows it by. */
+enum gdb_place { GDB_NOWHERE, GDB_AT_BREAK, GDB_AT_ALIAS };
+enum gdb_place gdb_traps_place(const struct gdb_traps *t, const struct mem *mem,
+                               const struct debug_regs *regs);
+/* What is planted at `pa` is taken out, for one step, or put back. */
+void gdb_traps_lift(struct gdb_traps *t, const struct mem *mem, uint64_t pa, bool lift);
 /* What a vCPU is to be given; `skip`: without breakpoints in debug registers at this address. */
 void gdb_traps_fill(const struct gdb_traps *t, struct debug_traps *traps, const uint64_t *skip);
 
@@ -144,9 +147,11 @@ struct gdb {
     int resume_id; /* thread that c and s are about: Hc */
 
     struct gdb_traps traps;
-    struct debug_stop stop;  /* the last one */
-    bool stopped_by_trap;    /* and it is why; else somebody wanted it */
-    uint64_t stop_pc;        /* linear */
+    struct debug_stop stop; /* the last one */
+    bool stopped_by_trap;   /* and it is why; else somebody wanted it */
+    uint64_t stop_pc;       /* linear */
+    enum gdb_place stop_place;
+    uint64_t lifted;         /* guest-physical address of what is taken out while passing */
     bool asked_to_stop;      /* namely by gdb's user */
     bool passing;            /* the vCPU of `stop` steps past its breakpoint before all go on */
     bool run[GDB_CPUS_MAX];  /* who goes on */

@@ -49,7 +49,8 @@ static void put_reason(struct gdb *g)
 {
     unsigned slot = 0;
 
-    if ((g->stop.event == DEBUG_INT3 || g->stop.event == DEBUG_OUT) && g->swbreak)
+    if ((g->stop.event == DEBUG_INT3 || g->stop.event == DEBUG_OUT) && g->swbreak &&
+        g->stop_place == GDB_AT_BREAK)
         rsp_put_text(&g->reply, "swbreak:;");
     while (slot < DEBUG_SLOTS && !((g->stop.slots >> slot) & 1))
         slot++;
@@ -80,16 +81,6 @@ void gdb_reply_stop(struct gdb *g)
 
 /* --- going on --- */
 
-static int linear_pc(struct gdb *g, unsigned cpu, uint64_t *pc)
-{
-    struct debug_regs regs;
-    int rc = g->target.ops->get_regs(g->target.ctx, cpu, &regs);
-
-    if (rc == 0)
-        *pc = gdb_linear_pc(&regs);
-    return rc;
-}
-
 static int set_traps(struct gdb *g, unsigned cpu, bool step, bool raise_bp, const uint64_t *skip)
 {
     struct debug_traps traps = {.step = step, .raise_bp = raise_bp};
@@ -112,27 +103,36 @@ static int go(struct gdb *g)
 }
 
 /* Is this vCPU to go on right at the breakpoint that it has stopped at? */
-static bool stands_at_trap(struct gdb *g, unsigned cpu)
+static bool stands_at_trap(struct gdb *g, unsigned cpu, struct debug_regs *regs)
 {
-    uint64_t pc;
+    if (!g->stopped_by_trap || g->stop.cpu != cpu || !g->run[cpu])
+        return false;
+    if (g->target.ops->get_regs(g->target.ctx, cpu, regs) < 0)
+        return false;
+    return gdb_linear_pc(regs) == g->stop_pc &&
+           gdb_traps_place(&g->traps, g->target.mem, regs) != GDB_NOWHERE;
+}
 
-    return g->stopped_by_trap && g->stop.cpu == cpu && g->run[cpu] && linear_pc(g, cpu, &pc) == 0 &&
-           pc == g->stop_pc && gdb_traps_stop_at(&g->traps, pc);
+static void lift(struct gdb *g, bool out)
+{
+    gdb_traps_lift(&g->traps, g->target.mem, g->lifted, out);
+    g->passing = out;
 }
 
 /* One step of this vCPU alone, without the breakpoint; gdb_on_stop() does the rest. */
-static int pass_trap(struct gdb *g, unsigned cpu)
+static int pass_trap(struct gdb *g, unsigned cpu, const struct debug_regs *regs)
 {
     bool run[GDB_CPUS_MAX] = {false};
 
-    gdb_traps_lift(&g->traps, &g->target, g->stop_pc, true);
+    g->lifted = UINT64_MAX; /* nothing is planted: it is a debug register's */
+    (void)!gdb_translate(g->target.mem, &regs->sregs, g->stop_pc, &g->lifted);
+    lift(g, true);
     int rc = set_traps(g, cpu, true, false, &g->stop_pc);
     if (rc < 0) {
-        gdb_traps_lift(&g->traps, &g->target, g->stop_pc, false);
+        lift(g, false);
         return rc;
     }
     run[cpu] = true;
-    g->passing = true;
     g->running = true;
     g->target.ops->resume(g->target.ctx, run);
     return 0;
@@ -141,8 +141,7 @@ static int pass_trap(struct gdb *g, unsigned cpu)
 static void end_passing(struct gdb *g)
 {
     if (g->passing)
-        gdb_traps_lift(&g->traps, &g->target, g->stop_pc, false);
-    g->passing = false;
+        lift(g, false);
 }
 
 /* A halted vCPU executes nothing until its next interrupt, and a step of it does not end before. */
@@ -160,11 +159,12 @@ static void warn_of_halt(struct gdb *g)
 /* Carries out g->run and g->step. gdb hears of failure at once, and else when something stops. */
 static void resume(struct gdb *g)
 {
+    struct debug_regs regs;
     unsigned cpu = g->stop.cpu;
 
     warn_of_halt(g);
     g->asked_to_stop = false;
-    int rc = stands_at_trap(g, cpu) ? pass_trap(g, cpu) : go(g);
+    int rc = stands_at_trap(g, cpu, &regs) ? pass_trap(g, cpu, &regs) : go(g);
     if (rc < 0)
         gdb_reply_error(g, rc);
 }
@@ -274,12 +274,17 @@ void gdb_continue(struct gdb *g, bool step)
 
 static void report(struct gdb *g, const struct debug_stop *stop, bool by_trap)
 {
+    struct debug_regs regs;
+
     g->running = false;
     g->stop = *stop;
     g->stopped_by_trap = by_trap;
+    g->stop_place = GDB_NOWHERE;
     g->cpu = stop->cpu;
-    if (linear_pc(g, stop->cpu, &g->stop_pc) < 0)
-        g->stopped_by_trap = false; /* then nobody can be taken past anything */
+    if (g->target.ops->get_regs(g->target.ctx, stop->cpu, &regs) == 0) {
+        g->stop_pc = gdb_linear_pc(&regs);
+        g->stop_place = gdb_traps_place(&g->traps, g->target.mem, &regs);
+    }
     gdb_reply_stop(g);
 }
 
@@ -341,7 +346,8 @@ static void on_trap(struct gdb *g, const struct debug_stop *stop)
     if (stop->event == DEBUG_OUT)
         regs.regs.rip -= g->traps.code->len;
     uint64_t pc = gdb_linear_pc(&regs);
-    if (!gdb_traps_stop_at(&g->traps, pc) && give_to_guest(g, stop->cpu, &regs, pc) == 0)
+    if (gdb_traps_place(&g->traps, g->target.mem, &regs) == GDB_NOWHERE &&
+        give_to_guest(g, stop->cpu, &regs, pc) == 0)
         return;
     if (stop->event == DEBUG_OUT)
         (void)!g->target.ops->set_regs(g->target.ctx, stop->cpu, &regs); /* as they could be read */

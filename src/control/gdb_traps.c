@@ -105,16 +105,16 @@ static void remove_break(struct gdb_traps *t, const struct gdb_target *target, u
     *b = t->breaks[--t->break_count];
 }
 
-void gdb_traps_lift(struct gdb_traps *t, const struct gdb_target *target, uint64_t va, bool lift)
+void gdb_traps_lift(struct gdb_traps *t, const struct mem *mem, uint64_t pa, bool lift)
 {
-    struct gdb_break *b = find_break(t, va);
-
-    if (b == NULL)
-        return;
-    if (lift)
-        unplant(t, target->mem, b);
-    else
-        plant(t, target->mem, b);
+    for (unsigned i = 0; i < t->break_count; i++) {
+        if (t->breaks[i].pa != pa)
+            continue;
+        if (lift)
+            unplant(t, mem, &t->breaks[i]);
+        else
+            plant(t, mem, &t->breaks[i]);
+    }
 }
 
 /* --- debug registers --- */
@@ -242,12 +242,22 @@ void gdb_traps_forget_breaks(struct gdb_traps *t)
     t->break_count = 0;
 }
 
-bool gdb_traps_stop_at(const struct gdb_traps *t, uint64_t va)
+enum gdb_place gdb_traps_place(const struct gdb_traps *t, const struct mem *mem,
+                               const struct debug_regs *regs)
 {
-    for (unsigned i = 0; i < t->break_count; i++)
-        if (t->breaks[i].planted && t->breaks[i].va == va)
-            return true;
-    return has_slot(t, GDB_HARDWARE, va, 1);
+    uint64_t va = gdb_linear_pc(regs), pa;
+    enum gdb_place place = has_slot(t, GDB_HARDWARE, va, 1) ? GDB_AT_BREAK : GDB_NOWHERE;
+
+    if (gdb_translate(mem, &regs->sregs, va, &pa) < 0)
+        return place;
+    for (unsigned i = 0; i < t->break_count; i++) {
+        const struct gdb_break *b = &t->breaks[i];
+        if (b->planted && b->pa == pa && b->va == va)
+            return GDB_AT_BREAK;
+        if (b->planted && b->pa == pa)
+            place = GDB_AT_ALIAS;
+    }
+    return place;
 }
 
 void gdb_traps_fill(const struct gdb_traps *t, struct debug_traps *traps, const uint64_t *skip)
