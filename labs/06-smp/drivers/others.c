@@ -47,6 +47,20 @@ static void show(int fd)
     (void)fputs(text, stderr);
 }
 
+/* A processor that begins in the wrong place would slide over zeros, or through an empty vector
+ * table, to the trampoline after all. */
+static bool mine_low_memory(struct machine *m)
+{
+    uint32_t vectors[256];
+    uint8_t hlt[0x8000 - 0x500];
+
+    for (unsigned i = 0; i < 256; i++)
+        vectors[i] = 0x500 << 16;
+    memset(hlt, 0xf4, sizeof(hlt));
+    return mem_write(&m->mem, 0, vectors, sizeof(vectors)) == 0 &&
+           mem_write(&m->mem, 0x500, hlt, sizeof(hlt)) == 0;
+}
+
 static void play(int argc, char **argv)
 {
     if (argc < 3)
@@ -55,7 +69,7 @@ static void play(int argc, char **argv)
     struct machine *m = real_machine(argv[1], BOOT_ELF, (unsigned)number(argv[2]));
     size_t length;
 
-    if (m == NULL || !real_start(m))
+    if (m == NULL || !mine_low_memory(m) || !real_start(m))
         return;
     int complaints = divert_stderr(memfd_create("stderr", 0));
     bool by_itself = run_at_most(m, 2500, &out);
