@@ -493,6 +493,8 @@ def priorities(lab):
     scripts += [[*few, f"w{IER}={enabled:02x}", f"r{IIR}", f"r{IIR}", f"r{RBR}", f"r{IIR}"] for enabled in range(16)]
     # the sender's stays due while another hides it
     scripts.insert(0, [f"r{IIR}", f"w{IER}=03", keys(lab, 1), f"r{IIR}", f"r{IIR}", f"r{RBR}", f"r{IIR}", f"r{IIR}"])
+    # lines that are up have not changed
+    scripts.append([f"w{IER}=08", f"r{IIR}", f"w{MCR}=03", f"r{IIR}", f"r{MSR}", f"r{IIR}"])
     compare(lab, scripts, pin=False)
 
 
@@ -579,6 +581,11 @@ def delivered_in_order(lab):
         lab.expect(f"{tried}: more than there was room for", "never", "never" if not got["too_much"] else f"{got['too_much']} times")
         lab.expect_true(f"{tried}: the bytes", "the right ones, in order", got["got"] == text[: sum(wanted)].hex(), "others")
         lab.expect(f"{tried}: times the device is asked while nothing happens", 0, got["asked_idle"])
+    room = lab.rng.randrange(1, 200)
+    (got,) = cases(lab, "stream", [("gone", room, data.hex())])
+    tried = f"300 bytes wait; the device takes {room}, is detached, and comes back with room for all"
+    lab.expect(f"{tried}: bytes that came", 300, len(got["got"]) // 2)
+    lab.expect_true(f"{tried}: the bytes", "the right ones, in order", got["got"] == data.hex(), "others")
 
 
 def no_lost_wake(lab):

@@ -4,6 +4,8 @@
  * args: PART ROOMS HEX for each case. HEX: the bytes in the pipe.
  *   pace ROOMS  the device has room for so many bytes, says so, and the loop runs; "5,0,3" does so
  *               three times
+ *   gone ROOM   the device takes ROOM bytes and is detached; something wakes the stream; then it is
+ *               attached again, with room for all
  *   gap WHEN    the device has no room, and makes room (and says so) right after it has answered
  *               that it has none, WHEN times
  * Of each: what arrived, in pieces; how often more came than there was room for; how often the
@@ -78,6 +80,19 @@ static void pace(struct loop *loop, const char *rooms)
     report_int("asked_idle", front.asked);
 }
 
+static void gone(struct loop *loop, const struct chr_front *ends, size_t room)
+{
+    front.room = room;
+    chr_resume(front.chr);
+    settle(loop);
+    chr_attach(front.chr, NULL);
+    chr_resume(front.chr);
+    settle(loop);
+    front.room = sizeof(front.got);
+    chr_attach(front.chr, ends);
+    settle(loop);
+}
+
 static void try(const char *part, const char *how, const char *hex)
 {
     const struct chr_front ends = {.room = front_room, .input = front_input};
@@ -99,6 +114,8 @@ static void try(const char *part, const char *how, const char *hex)
         exit(2);
     if (front.gaps > 0)
         settle(loop);
+    else if (strcmp(part, "gone") == 0)
+        gone(loop, &ends, number(how));
     else
         pace(loop, how);
     report_hex("got", front.got, front.count < sizeof(front.got) ? front.count : 0);
