@@ -15,7 +15,8 @@ GUESTS_REAL += boot_stamp acpi_poweroff reset_8042 reset_cf9 out_loop # lab 05
 GUESTS_32 := multiboot_info pvh_info
 # }
 GUESTS_64 := long_hello unmapped_ports page_fault_fatal ud # lab 03
-GUESTS_64 += mmio page_fault idt_timer lapic_timer uart_echo # lab 04
+GUESTS_64 += mmio page_fault idt_timer uart_echo # lab 04
+GUESTS_64 += lapic_timer # lab 05
 GUESTS_64 += smp_start # lab 06
 
 G := build/guest
