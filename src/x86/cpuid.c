@@ -247,7 +247,7 @@ static void adjust_max_leaf(struct kvm_cpuid_entry2 *e, const struct view *view)
 static void adjust_apic_id(struct kvm_cpuid_entry2 *e, const struct view *view)
 {
     /* EXERCISE 6.1: three fields of leaf 1, which KVM's table has from some processor of the host
-     * (SDM 2A "CPUID", figure 3-7 and table 3-8; AMD APM 3 §E.3.2). EBX 31:24: the id of this
+     * (SDM 2A "CPUID", leaf 01H; AMD APM 3 §E.3.2). EBX 31:24: the id of this
      * vCPU's local APIC, which is its index. EBX 23:16: how many ids the package has room for, a
      * power of two. EDX1_HTT: whether 23:16 is valid, which it is when there are several CPUs. The
      * other bits of EBX and EDX stay as they are. */
