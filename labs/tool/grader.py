@@ -91,7 +91,7 @@ def build(tree, directory, werror=False):
     if b"guest/guest.mk" in tree["Makefile"][0]:
         goals.append("guests")
     argv = ["make", "-s", "-j2", f"WERROR={int(werror)}", *goals]
-    run = sandbox.run(argv, directory, BUILD_LIMIT, memory=BUILD_MEMORY)
+    run = sandbox.run(argv, directory, BUILD_LIMIT, memory=BUILD_MEMORY, ours=True)
     log = _printable(run.err) + _printable(run.out)
     if run.ended:
         log += f"\nmake: *** {run.ended}"

@@ -40,6 +40,7 @@ class _Tree:
     def __init__(self, archive, uses):
         self._uses = uses
         self.path = tempfile.mkdtemp(prefix="lab-tree-")
+        os.chmod(self.path, 0o755)
         subprocess.run(["tar", "-xf", archive, "-C", self.path, "--no-same-owner"], check=True)
 
     def release(self):

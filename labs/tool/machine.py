@@ -117,7 +117,7 @@ class _Machine:
                 self._process.wait()
         self._process.stdout.close()
         self._said.close()
-        shutil.rmtree(self._directory.name, ignore_errors=True)
+        self._directory.cleanup()
 
 
 def _boot(course, jobs, open_ones, told):

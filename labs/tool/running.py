@@ -67,6 +67,7 @@ def _judge(function, world):
 
 
 def _child(item, scratch, out):
+    os.umask(0o022)  # whoever runs the learner's programs may read their tree
     tree = item.built if item.shared else os.path.join(scratch, "tree")
     if not item.shared:
         shutil.copytree(item.built, tree, ignore=shutil.ignore_patterns("*.o", "*.d", ".git", drivers.DIRECTORY))
@@ -85,6 +86,7 @@ class _Running:
     def __init__(self, item):
         self.item, self.start, self.data = item, time.monotonic(), b""
         self.scratch = tempfile.mkdtemp(prefix="lab-check-")
+        os.chmod(self.scratch, 0o711)
         self.pipe, write = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
