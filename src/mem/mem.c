@@ -128,8 +128,6 @@ const struct mem_region *mem_find(const struct mem *mem, uint64_t gpa)
     return NULL;
 }
 
-/* --- what may be touched, and copies of it --- */
-
 /* EXERCISE 2.1: no guest address becomes a pointer unchecked. mem_ptr(): a pointer to `len` bytes
  * at `gpa` that lie in one region, else NULL; to write, the region must be RAM. is_allowed(): may
  * `len` bytes be accessed, in one region or in several, each of which begins where the one before
@@ -179,6 +177,8 @@ static bool is_allowed(const struct mem *mem, uint64_t gpa, uint64_t len, enum a
 // }
 // BEFORE
 // END 2.1
+
+/* --- copies that may cross from one region into the next --- */
 
 /* EXERCISE 2.2: the copies. What is allowed is copied, across the borders of regions: guest memory
  * that is contiguous for the guest lies in as many mappings of ours as there are regions. What is
