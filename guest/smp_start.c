@@ -79,9 +79,9 @@ static void put_trampoline(void)
     memcpy((void *)(TRAMPOLINE + TRAMPOLINE_PARAMS), &params, sizeof(params));
 }
 
-/* EXERCISE 6.4: wake the processor with this APIC id and send it to the trampoline (SDM 3A §8.4.4.1,
- * step 15, for one processor instead of all): INIT, 10 ms, a start-up IPI, 200 us, the same
- * once more. An IPI is sent by the write of LAPIC_ICR_LOW; to whom, LAPIC_ICR_HIGH has to say
+/* EXERCISE 6.4: wake the processor with this APIC id and send it to the trampoline (SDM 3A
+ * §8.4.4.1, step 15, for one processor instead of all): INIT, 10 ms, a start-up IPI, 200 us, the
+ * same once more. An IPI is sent by the write of LAPIC_ICR_LOW; to whom, LAPIC_ICR_HIGH has to say
  * before. Both messages have their level asserted; the next may be sent when the one before is not
  * pending any longer (SDM 3A §10.6.1). The trampoline lies at TRAMPOLINE; a start-up IPI has room
  * for a page's number. */
