@@ -60,6 +60,8 @@ int page_builder_init(struct page_builder *b, const struct mem *mem, uint64_t st
     return 0;
 }
 
+/* --- one page --- */
+
 /* EXERCISE 3.4: put `entry` into the table of level `leaf` that translates `va`. Four tables lie on
  * the way, PML4 (b->root), PDPT, PD, PT, each with 512 entries of 8 bytes; nine bits of the address
  * select one in each. What is missing on the way is taken (take_table()) and entered, present,
@@ -122,6 +124,8 @@ static int map_one(struct page_builder *b, uint64_t va, uint64_t entry, unsigned
 //     return todo("3.4");
 // }
 // END 3.4
+
+/* --- ranges --- */
 
 /* EXERCISE 3.5: map a range page by page. Refused with -EINVAL, before anything is mapped: numbers
  * that are not page-aligned, flags other than LEAF_FLAGS, physical addresses from PHYSICAL_END on,
