@@ -267,11 +267,13 @@ def enter(lab, mode, code, tried, origin, rip=None, gdt=0, tables=0, script=(), 
         data = file.read()
     lines = [f"put {origin} {data.hex()}", *script]
     got = lab.driver("enter", mode, ram, origin if rip is None else rip, rsp, gdt, tables,
-                     stdin="\n".join(lines) + "\n", limit=5).record  # fmt: skip
+                     stdin="\n".join(lines) + "\n").record  # fmt: skip
     if got.get("stopped_at") == "/dev/kvm":
         raise CannotRun(f"/dev/kvm cannot be opened: {os.strerror(-got['rc'])}")
     if "stopped_at" in got:
         lab.fail(tried, "a guest that runs", f"{got['stopped_at']} gave {named(got['rc'])}")
+    if got["rc"] == -errno.EINTR:
+        lab.fail(f"{tried}: its last exit", last, "none: it was still running after 3 s", exit_lines(got))
     lab.expect(f"{tried}: KVM_RUN", "0", named(got["rc"]), exit_lines(got))
     end = got["exits"][-1][0] if got["exits"] else "none"
     lab.expect(f"{tried}: its last exit", last, end, exit_lines(got))

@@ -8,11 +8,13 @@
  * 0xffffffff80000000 stdin: put GPA HEX                 bytes of guest memory map VA PA SIZE FLAGS
  * page_map()
  *
- * Every exit is written down, until one that is no port or memory access. Reads get zeroes.
+ * Every exit is written down, until one that is no port or memory access, or until a guest has run
+ * for too long. Reads get zeroes.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
@@ -22,6 +24,7 @@
 #include "observe.h"
 
 #define EXITS_MAX 64
+#define PATIENCE 3        /* seconds that a guest may run */
 #define OWN_TABLES 0x1000 /* four pages: PML4, two PDPTs, PD */
 #define TABLE_FLAGS (PTE_PRESENT | PTE_WRITE)
 
@@ -109,8 +112,16 @@ static void write_down(const struct kvm_run *run, unsigned n)
     report_raw(text);
 }
 
+/* That it comes is enough: KVM_RUN fails with EINTR. */
+static void on_alarm(int signal)
+{
+    (void)signal;
+}
+
 static void run_guest(int vcpu, struct kvm_run *run)
 {
+    (void)sigaction(SIGALRM, &(struct sigaction){.sa_handler = on_alarm}, NULL);
+    (void)alarm(PATIENCE);
     report_name("exits");
     report_raw("[");
     int rc = 0;
