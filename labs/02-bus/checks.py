@@ -59,7 +59,9 @@ def expect_guest(lab, tried, run, out):
 
 def some_memory(lab):
     """RAM, RAM next to it, a hole, RAM, ROM next to that, a hole, and a page of RAM almost at the top."""
-    a, b, c, d = (PAGE * lab.rng.randrange(1, 4) for _ in range(4))
+    # the second one does not lie at a multiple of its size
+    a, b = PAGE * lab.rng.choice([1, 3]), 2 * PAGE
+    c, d = (PAGE * lab.rng.randrange(1, 4) for _ in range(2))
     after = a + b + PAGE * lab.rng.randrange(1, 1000)
     return [(0, a, "ram"), (a, b, "ram"), (after, c, "ram"), (after + c, d, "rom"), (TOP + 1 - 2 * PAGE, PAGE, "ram")]
 
@@ -449,7 +451,8 @@ def spoken(calls):
 def access_split(lab):
     base = lab.rng.randrange(0x1000, 0xF000)
     windows = [(base, 8, 0, 0), (base + 8, 6, 1, lab.rng.randrange(64)), (base + 14, 3, 2, 0), (base + 17, 9, 3, 7)]
-    model = Model(0xFFFF, windows, lab.rng.sample([1, 2, 4, 8], 4), [lab.rng.randrange(256) for _ in range(4)])
+    widths = [8, *lab.rng.sample([1, 2, 4], 3)]
+    model = Model(0xFFFF, windows, widths, [lab.rng.randrange(256) for _ in range(4)])
     places = [(base + at, size) for at in range(0, 26) for size in (1, 2, 4, 8) if at + size <= 26]
     expect_accesses(lab, model, places)
 
