@@ -114,6 +114,11 @@ static void *cpu_main(void *arg)
     struct cpu *cpu = arg;
 
     this_cpu = cpu;
+    // lab 04 {
+    /* A pause from before there was this thread has left it set, and may be over again. Whoever
+     * kicks from now on has changed the world before, which may_run() sees. */
+    __atomic_store_n(&cpu->vcpu.run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+    // }
     while (may_run(cpu))
         (void)cpu_run_once(cpu);
     return NULL;

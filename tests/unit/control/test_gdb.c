@@ -25,6 +25,7 @@ static void begin(void)
 {
     const struct gdb_target target = fake_target_of(&fake);
 
+    gdb_fini(&g); /* all zeros the first time */
     gdb_init(&g, &target, NULL, send_to_test, NULL);
     g.no_acks = true;
     sent_len = 0;
@@ -466,7 +467,6 @@ Test(gdb, an_interrupt_on_the_way_past_a_breakpoint_puts_it_back)
 
 static void begin_with_out(void)
 {
-    gdb_fini(&g);
     begin();
     g.target.means = (struct debug_means){0};
     gdb_traps_init(&g.traps, &g.target.means);
