@@ -304,7 +304,7 @@ static const struct cli_option port_options[] = {
 
 static const struct cli_option insight_options[] = {
     // lab 04 {
-    {"gdb", 0, "PORT|unix:PATH", "let gdb connect: `target remote :PORT`, or PATH", set_gdb},
+    {"gdb", 0, "WHERE", "let gdb connect, at PORT, HOST:PORT or unix:PATH", set_gdb},
     {"pause", 0, NULL, "start stopped, until gdb, Ctrl-A p or SIGCONT says go", set_pause},
     // }
     // lab 05 {
