@@ -18,6 +18,7 @@ import documents
 import grader
 import handout
 import stage
+import submissions
 import trials
 import verify
 import walk
@@ -252,7 +253,7 @@ def _grade_here(course, space, number, exercise, seed, told, screen):
 
 def grade(course, options, screen):
     if options.submission:
-        return handout.batch(course, options, screen)
+        return submissions.batch(course, options, screen)
     space = workspace.find(course)
     here = space.number()
     number, exercise = _lab_and_exercise(options.what) if options.what else (here, None)
@@ -372,7 +373,9 @@ def _parser():
               for name, (_, about) in writers.WRITERS.items()),
             arg("--submission", nargs="+", metavar="FILE", help="for lecturers: grade archives or directories"),
             arg("--lab", type=int, metavar="N", help="with --submission: the lab; default: the highest it has"),
-            arg("--jobs", type=int, default=1, metavar="N"), arg("--out", metavar="DIR"))  # fmt: skip
+            arg("--here", action="store_true", help="with --submission: not in lab machines, but in this host's sandbox"),
+            arg("--jobs", type=int, default=1, metavar="N", help="with --submission: so many at a time"),
+            arg("--out", metavar="DIR", help="with --submission: where results go"))  # fmt: skip
     command("watch", watch, "grade on every save")
     command("hint", hint, "the next hint", arg("exercise", nargs="?", metavar="N.M"))
     command("reset", reset, "one exercise as it was given", arg("exercise", metavar="N.M"))

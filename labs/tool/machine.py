@@ -135,11 +135,18 @@ def _boot(course, jobs, open_ones, told):
         machine.stop()
 
 
+def missing(course):
+    """Why there can be no lab machine here, or "". What else it lacks it says when it starts."""
+    if not os.path.exists(os.path.join(course.root, LABVM)):
+        return f"{LABVM} is not in this course"
+    if shutil.which("qemu-system-x86_64") is None:
+        return f"no qemu-system-x86_64: run {os.path.join(course.root, 'tests/setup/deps')} --labvm demo"
+    return ""
+
+
 def run(course, jobs, told):
     """Runs JOBS; TOLD is called with the number of the job, the name of the check and the record of each."""
-    open_ones, reason = {(number, name) for number, job in enumerate(jobs) for name in job.names}, ""
-    if not os.path.exists(os.path.join(course.root, LABVM)):
-        reason = f"{LABVM} is not in this course"
+    open_ones, reason = {(number, name) for number, job in enumerate(jobs) for name in job.names}, missing(course)
     for _ in range(0 if reason else MACHINES):
         try:
             _boot(course, jobs, open_ones, told)

@@ -71,6 +71,7 @@ def _child(item, scratch, out):
     tree = item.built if item.shared else os.path.join(scratch, "tree")
     if not item.shared:
         shutil.copytree(item.built, tree, ignore=shutil.ignore_patterns("*.o", "*.d", ".git", drivers.DIRECTORY))
+        os.chmod(tree, 0o755)
     place = os.path.join(scratch, "scratch")
     os.mkdir(place)
     try:

@@ -223,7 +223,7 @@ class Lecturer(CommandCase):
             archive.writestr("labs/01-one/README.md", "x")
             archive.writestr(ADD, "x" * (80 << 20))
         out = os.path.join(self.scratch, "out")
-        self.lab("grade", "--submission", good, bad, broken, junk, bomb, "--jobs", "2", "--out", out, status=1)
+        self.lab("grade", "--submission", good, bad, broken, junk, bomb, "--jobs", "2", "--out", out, "--here", status=1)
         with open(os.path.join(out, "scores.csv"), encoding="utf-8", newline="") as file:
             rows = {row["submission"]: row for row in csv.DictReader(file)}
         self.assertEqual({name: (row["score"], row["verdict"]) for name, row in rows.items()}, {
@@ -237,7 +237,14 @@ class Lecturer(CommandCase):
     def test_a_directory_is_a_submission_too(self):
         self.started()
         self.solve()
-        self.assertIn("100/100", self.lab("grade", "--submission", self.path))
+        self.assertIn("100/100", self.lab("grade", "--submission", self.path, "--here"))
+
+    def test_without_a_lab_machine_it_says_so_and_runs_here(self):
+        self.started()
+        self.solve()
+        output = self.lab("grade", "--submission", self.path)
+        self.assertIn("no lab machine", output)
+        self.assertIn("100/100", output)
 
 
 class Author(CommandCase):
