@@ -21,7 +21,7 @@ static int enter(unsigned cpu, struct kvm_run *run)
     (void)cpu;
     entered++;
     if (!in_window) {
-        interrupted += wait_for_signal(2500) < 0;
+        interrupted += wait_for_signal((int)(2500 * patience)) < 0;
         return -EINTR;
     }
     (void)reaches(&kicked, 1, 3000);

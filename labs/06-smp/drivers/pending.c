@@ -37,7 +37,9 @@ static void hand_over(struct kvm_run *run)
 
 static void wait_for_pause(void)
 {
-    for (int i = 0; i < 2000 && atomic_load(&machine->world) != WORLD_PAUSE; i++)
+    double end = seconds_now() + 2 * patience;
+
+    while (atomic_load(&machine->world) != WORLD_PAUSE && seconds_now() < end)
         sleep_ms(1);
     if (!hold_kick)
         (void)reaches(&paused, 1, 2000);

@@ -81,8 +81,10 @@ static struct machine *machine_with_source(const char *path, unsigned cpus)
 
 static bool all_count(struct machine *m, const uint32_t *before, unsigned ms)
 {
+    double end = seconds_now() + ms * patience / 1e3;
+
     for (unsigned i = 0; i < m->cfg.cpus; i++) {
-        for (unsigned t = 0; t < ms && word_at(m, COUNTERS + 4 * i) == before[i]; t++)
+        while (word_at(m, COUNTERS + 4 * i) == before[i] && seconds_now() < end)
             sleep_ms(1);
         if (word_at(m, COUNTERS + 4 * i) == before[i])
             return false;
@@ -154,7 +156,7 @@ static void pause_rounds(struct machine *m, unsigned rounds, look_fn *look)
 
     report_int("began", all_count(m, before, 1500));
     for (; done < rounds && bad + unmoved < 3 && !m->ended; done++) {
-        if (seconds_now() - start > ROUNDS_SECONDS)
+        if (seconds_now() - start > ROUNDS_SECONDS * patience)
             break;
         for (unsigned i = 0; i < m->cfg.cpus; i++)
             before[i] = word_at(m, COUNTERS + 4 * i);
@@ -271,5 +273,5 @@ static void play(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    return argc > 3 ? scene_run(play, argc, argv) : 2;
+    return argc > 4 ? scene_run(play, argc, argv) : 2;
 }

@@ -4,6 +4,9 @@
  *
  * play() runs on a thread of its own, which is the machine's main thread; the driver's main() waits
  * for it. A learner's function that never returns costs PATIENCE_S, and the report says which.
+ *
+ * The last argument of every driver is the patience to have, 1 on an idle host. Waits for what has
+ * to happen are stretched by it; nothing waits longer than it takes to happen.
  */
 #ifndef SCENE_H
 #define SCENE_H
@@ -20,6 +23,7 @@
 #define PATIENCE_S 6
 
 static const char *volatile stage = "its start"; /* what the scene is doing */
+static double patience = 1;                      /* by what waits are stretched on a busy host */
 
 struct scene {
     void (*play)(int argc, char **argv);
@@ -38,7 +42,7 @@ static inline void *scene_main(void *arg)
 static inline struct timespec in_seconds(double seconds)
 {
     struct timespec t;
-    long ns = (long)(seconds * 1e9);
+    long ns = (long)(seconds * patience * 1e9);
 
     (void)clock_gettime(CLOCK_REALTIME, &t);
     t.tv_sec += ns / 1000000000;
@@ -66,22 +70,24 @@ static inline void sleep_ms(unsigned ms)
     }
 }
 
-/* Waits at most `ms` for *flag to reach `value`. */
+/* Waits at most `ms`, stretched, for *flag to reach `value`. */
 static inline bool reaches(const _Atomic int *flag, int value, unsigned ms)
 {
-    for (unsigned i = 0; i < ms * 5 && atomic_load(flag) < value; i++) {
-        struct timespec t = {.tv_nsec = 200000};
-        (void)nanosleep(&t, NULL);
-    }
+    const struct timespec nap = {.tv_nsec = 200000};
+    double end = seconds_now() + ms * patience / 1e3;
+
+    while (atomic_load(flag) < value && seconds_now() < end)
+        (void)nanosleep(&nap, NULL);
     return atomic_load(flag) >= value;
 }
 
 static inline int scene_run(void (*play)(int, char **), int argc, char **argv)
 {
-    struct scene scene = {play, argc, argv};
-    struct timespec until = in_seconds(PATIENCE_S);
+    struct scene scene = {play, argc - 1, argv};
     pthread_t thread;
 
+    patience = argc > 1 ? atof(argv[argc - 1]) : 1;
+    struct timespec until = in_seconds(PATIENCE_S);
     if (pthread_create(&thread, NULL, scene_main, &scene) != 0)
         return 2;
     if (pthread_timedjoin_np(thread, NULL, &until) != 0) {
@@ -118,7 +124,9 @@ static inline bool all_parked(struct machine *m)
 
 static inline bool become_parked(struct machine *m, unsigned ms)
 {
-    for (unsigned i = 0; i < ms && !all_parked(m); i++)
+    double end = seconds_now() + ms * patience / 1e3;
+
+    while (!all_parked(m) && seconds_now() < end)
         sleep_ms(1);
     return all_parked(m);
 }
