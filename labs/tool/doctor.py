@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 
+import machine
+import probe
 import sandbox
+from course import Course
 
 # (what, is it there, what it is for, how to get it); the first five are needed from lab 1 on
 TOOLS = (
@@ -48,9 +51,9 @@ def _guests():
         probe.NONE: "not there, or of no use: guests run in the lab machine, which is slower",
     }
     if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
-        words[probe.NONE] = "you may not open it: sudo usermod -aG kvm $USER, then log in again"
+        words[probe.NONE] = "you may not open it: sudo usermod -aG kvm $USER, then log in again; till then the lab machine stands in"
     yield able == probe.FULL, False, path, words[able]
-    lacking = machine.lacking(COURSE)
+    lacking = machine.missing(Course())
     yield not lacking, able != probe.FULL, "lab machine", lacking or "runs guests where /dev/kvm does not"
 
 
