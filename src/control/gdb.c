@@ -7,10 +7,10 @@
  *
  * A thread's number is its vCPU's plus 1, because 0 means "any" to gdb.
  */
+#include "control/gdb_priv.h"
+
 #include <errno.h>
 #include <string.h>
-
-#include "control/gdb_priv.h"
 
 void gdb_init(struct gdb *g, const struct gdb_target *target, const struct gdb_layout *wanted,
               gdb_send_fn *send, void *ctx)

@@ -9,7 +9,8 @@
  * Without a debugger nothing of this is on the way of a vCPU: the loop looks at machine.world
  * alone.
  */
-#include <errno.h>
+#include "hv/machine/debug.h"
+
 #include <stdio.h>
 #include <string.h>
 
