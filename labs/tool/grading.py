@@ -20,6 +20,7 @@ import subprocess
 import time
 
 import drivers
+import exits
 import sandbox
 
 UNWRITTEN = re.compile(rb"exercise (\d+\.\d+) is not implemented yet")
@@ -81,7 +82,7 @@ class Lab:
         self.seed, self.rng = seed, random.Random(f"{seed}/{check.name}")
         self._patience = patience()
         self._end = time.monotonic() + check.limit * self._patience
-        self._last = None
+        self._last, self._exits, self._notes = None, [], None
         self._count = 0
 
     # --- running ---
@@ -92,7 +93,9 @@ class Lab:
 
     def hv(self, *args, stdin=b"", limit=None, hang_ok=False):
         """Runs the learner's hv with ARGS: sandbox.Run with .status .out .err (bytes). One that does not end
-        within LIMIT (RUN_LIMIT) seconds fails the check, unless HANG_OK."""
+        within LIMIT (RUN_LIMIT) seconds fails the check, unless HANG_OK. A failure that follows shows the guest's
+        last exits."""
+        self._notes = exits.Notes(self.scratch)
         return self.run([os.path.join(self.tree, "build/release/hv"), *args], stdin, limit, hang_ok)
 
     def run(self, argv, stdin=b"", limit=None, hang_ok=False, report=False):
@@ -101,8 +104,10 @@ class Lab:
         argv = [str(word) for word in argv]
         # a little less than what is left, so that a hang is told as one
         seconds = min((limit or RUN_LIMIT) * self._patience, max(0.5, self.left() - 0.5))
-        result = sandbox.run(argv, self.scratch, seconds, stdin, report, MEMORY_MAX)
-        self._last = result
+        notes, self._notes = self._notes, None
+        environment = notes.environment if notes else {}
+        result = sandbox.run(argv, self.scratch, seconds, stdin, report, MEMORY_MAX, env=environment)
+        self._last, self._exits = result, notes.lines() if notes else []
         if result.ended and not (result.hung and hang_ok):
             name = shlex.join([os.path.basename(argv[0]), *argv[1:]]).replace(self.scratch + "/", "")
             self.fail(tried=name, expected=f"an end within {seconds:.0f} s", got=result.ended)
@@ -175,8 +180,9 @@ class Lab:
         return found[1].decode() if found else ""
 
     def fail(self, tried, expected, got, exits=()):
-        """Ends this check as failed."""
-        raise Failure(text(tried), text(expected), text(got), exits, self.said())
+        """Ends this check as failed. EXITS: a line for each of the guest's last exits; by default those that the
+        last hv() has seen."""
+        raise Failure(text(tried), text(expected), text(got), exits or self._exits, self.said())
 
     def expect(self, tried, expected, got, exits=()):
         """Ends this check as failed unless GOT is EXPECTED."""
