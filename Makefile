@@ -185,6 +185,17 @@ bench: ## measure hv against QEMU: a table, build/bench/results.json and .svg
 
 .PHONY: bench
 
+# --- slides: HTML and PDF of slides/NN-*.md in build/slides; SLIDES="--png DIR" paints the pages ---
+slides: ## make the course's slides, HTML and PDF, in build/slides
+	@tests/setup/deps slides
+	@slides/tool/slides $(SLIDES)
+
+slides-check: ## test the slides: does everything fit on its page?
+	@tests/setup/deps slides
+	@tests/run slides
+
+.PHONY: slides slides-check
+
 # --- what a user calls ---
 demo: ## boot Linux under hv (installs what is missing, after naming it)
 	+@MAKE='$(MAKE)' guest/linux/demo

@@ -8,13 +8,15 @@
 # libc, no start-up files but those in guest/lib.
 
 GUESTS_REAL := real_hello real_string_io exit_code hlt_forever spin triple_fault
+GUESTS_REAL += serial_hello # lab 02
 GUESTS_REAL += protected # lab 03
 GUESTS_REAL += boot_stamp acpi_poweroff reset_8042 reset_cf9 out_loop # lab 05
 # lab 05 {
 GUESTS_32 := multiboot_info pvh_info
 # }
-GUESTS_64 := long_hello unmapped_ports page_fault page_fault_fatal ud # lab 03
-GUESTS_64 += mmio idt_timer lapic_timer uart_echo # lab 04
+GUESTS_64 := long_hello unmapped_ports page_fault_fatal ud # lab 03
+GUESTS_64 += mmio page_fault idt_timer uart_echo # lab 04
+GUESTS_64 += lapic_timer # lab 05
 GUESTS_64 += smp_start # lab 06
 
 G := build/guest
@@ -54,7 +56,8 @@ $(G)/obj64/%.o: guest/%.c
 
 # --- programs ---
 GUEST_LIB_32 := $(G)/obj32/lib/print.o $(G)/obj32/lib/string.o # lab 05
-GUEST_LIB_64 := $(patsubst %,$(G)/obj64/lib/%.o,start64 print string vectors idt pic lapic) # lab 03
+GUEST_LIB_64 := $(patsubst %,$(G)/obj64/lib/%.o,start64 print string) # lab 03
+GUEST_LIB_64 += $(patsubst %,$(G)/obj64/lib/%.o,vectors idt pic lapic) # lab 04
 
 $(GUESTS_REAL:%=$(G)/%.bin): $(G)/%.bin: $(G)/obj32/%.o
 	$(call say,GUEST)

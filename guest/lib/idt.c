@@ -1,6 +1,7 @@
 #include "lib/idt.h"
 
 #include "lib/guest.h"
+#include "lib/todo.h"
 
 #define VECTORS 256
 #define VECTOR_STUB_SIZE 16 /* vectors.S aligns each to this */
@@ -48,23 +49,38 @@ void idt_load(void)
     __asm__ volatile("lidt %0" : : "m"(pointer));
 }
 
+/* EXERCISE 4.9: a gate. What the processor needs in entry `vector` of its table to call `handler`
+ * in 64-bit mode (SDM 3A §6.14.1, figure 6-8): its address, in three pieces; the code segment that
+ * it runs in; an interrupt gate, that is one that comes with interrupts off, present, and for the
+ * kernel alone (DPL 0); no stack of its own (IST 0). */
+// SOLUTION 4.9
+static struct gate interrupt_gate(uint64_t handler, uint16_t selector)
+{
+    enum { PRESENT = 0x80, INTERRUPT_GATE_64 = 0x0e };
+
+    return (struct gate){
+        .offset_low = (uint16_t)handler,
+        .selector = selector,
+        .type = PRESENT | INTERRUPT_GATE_64,
+        .offset_middle = (uint16_t)(handler >> 16),
+        .offset_high = (uint32_t)(handler >> 32),
+    };
+}
+// ELSE
+// static struct gate interrupt_gate(uint64_t handler, uint16_t selector)
+// {
+//     todo("4.9");
+//     return (struct gate){0};
+// }
+// END 4.9
+
 void idt_init(void)
 {
-    enum { PRESENT_INTERRUPT_GATE = 0x8e };
     uint16_t cs;
 
     __asm__("mov %%cs, %0" : "=r"(cs));
-    for (unsigned i = 0; i < VECTORS; i++) {
-        uint64_t stub = (uint64_t)(vector_stubs + i * VECTOR_STUB_SIZE);
-
-        idt[i] = (struct gate){
-            .offset_low = (uint16_t)stub,
-            .selector = cs,
-            .type = PRESENT_INTERRUPT_GATE,
-            .offset_middle = (uint16_t)(stub >> 16),
-            .offset_high = (uint32_t)(stub >> 32),
-        };
-    }
+    for (unsigned i = 0; i < VECTORS; i++)
+        idt[i] = interrupt_gate((uint64_t)(vector_stubs + i * VECTOR_STUB_SIZE), cs);
     idt_load();
 }
 

@@ -18,7 +18,10 @@ import documents
 import grader
 import handout
 import stage
+import submissions
+import trials
 import verify
+import walk
 import workspace
 import writers
 from course import Course, CourseError
@@ -72,25 +75,43 @@ def tree(course, options, screen):
 
 def verify_labs(course, options, screen):
     numbers = [options.number] if options.number is not None else sorted(course.labs)
-    worst, records = [], []
-    for number in numbers:
-        lab = course.lab(number)
-        if not lab.files:
-            continue  # the tour
-        screen.line(screen.paint(f"lab {lab.name}", "bold"))
-        verifier = verify.Verifier(course, lab, screen.step, options.seed)
-        steps = verifier.run()
-        mutants = [step for step in steps if step.name.startswith("mutant")]
-        caught = sum(step.verdict == grader.PASSED for step in mutants)
-        count = f"{caught} of {len(mutants)} mutants caught; " if lab.ready() else ""
-        screen.line(f"{count}lab {number}: {verifier.verdict()}")
-        worst.append({"verdict": verifier.verdict()})
-        records += [{"name": f"{lab.name} {step.name}", "verdict": step.verdict, "seconds": round(step.seconds, 2),
-                     "detail": "\n".join(step.notes)} for step in steps]  # fmt: skip
+    labs = [course.lab(number) for number in numbers if course.lab(number).files]  # not the tour
+    bench, walker, totals, records = trials.Bench(course), walk.Walker(course), [], []
+    try:
+        for lab in labs:
+            screen.line(screen.paint(f"lab {lab.name}", "bold"))
+            start = time.monotonic()
+            verifier = verify.Verifier(course, lab, bench, walker, screen.step, options.seed, options.jobs)
+            steps = verifier.run(screen.passing)
+            totals.append(_total(lab, verifier, time.monotonic() - start))
+            screen.line(_total_line(*totals[-1]))
+            records += [{"name": f"{lab.name} {step.name}", "verdict": step.verdict, "seconds": round(step.seconds, 2),
+                         "detail": "\n".join(step.notes)} for step in steps]  # fmt: skip
+    finally:
+        bench.close()
+        walker.close()
+    if len(totals) > 1:
+        screen.line(screen.paint("all labs", "bold"))
+        for total in totals:
+            screen.line(_total_line(*total))
+        sums = [sum(numbers) for numbers in list(zip(*totals, strict=True))[1:4]]
+        screen.line(_total_line("in all", *sums, grader.verdict_of([{"verdict": total[4]} for total in totals])))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(records, file, indent=1)
-    return grader.EXIT[grader.verdict_of(worst)]
+    return grader.EXIT[grader.verdict_of([{"verdict": total[4]} for total in totals])]
+
+
+def _total(lab, verifier, seconds):
+    """(lab, mutants, caught ones, seconds, verdict)."""
+    mutants = [step for step in verifier.steps if step.name.startswith("mutant ")]
+    caught = sum(step.verdict == grader.PASSED for step in mutants)
+    return lab.name if lab.ready() else f"{lab.name}, its stage", len(mutants), caught, seconds, verifier.verdict()
+
+
+def _total_line(name, mutants, caught, seconds, verdict):
+    rate = f"{100 * caught / mutants:5.1f} %" if mutants else "      -"
+    return f"{name:27} {caught:3} of {mutants:3} mutants caught {rate} {seconds:6.0f} s  {verdict}"
 
 
 def patch(course, options, screen):
@@ -223,7 +244,7 @@ def _next_step(course, space, written):
 
 def _grade_here(course, space, number, exercise, seed, told, screen):
     screen.passing("building…")
-    result = grader.grade(course, number, space.root, seed, exercise, told)
+    result = grader.grade(course, number, space.root, seed, exercise, told, screen.note, at=space.number())
     screen.clear()
     if exercise is None:
         space.keep_result(number, result)
@@ -232,7 +253,7 @@ def _grade_here(course, space, number, exercise, seed, told, screen):
 
 def grade(course, options, screen):
     if options.submission:
-        return handout.batch(course, options, screen)
+        return submissions.batch(course, options, screen)
     space = workspace.find(course)
     here = space.number()
     number, exercise = _lab_and_exercise(options.what) if options.what else (here, None)
@@ -352,7 +373,9 @@ def _parser():
               for name, (_, about) in writers.WRITERS.items()),
             arg("--submission", nargs="+", metavar="FILE", help="for lecturers: grade archives or directories"),
             arg("--lab", type=int, metavar="N", help="with --submission: the lab; default: the highest it has"),
-            arg("--jobs", type=int, default=1, metavar="N"), arg("--out", metavar="DIR"))  # fmt: skip
+            arg("--here", action="store_true", help="with --submission: not in lab machines, but in this host's sandbox"),
+            arg("--jobs", type=int, default=1, metavar="N", help="with --submission: so many at a time"),
+            arg("--out", metavar="DIR", help="with --submission: where results go"))  # fmt: skip
     command("watch", watch, "grade on every save")
     command("hint", hint, "the next hint", arg("exercise", nargs="?", metavar="N.M"))
     command("reset", reset, "one exercise as it was given", arg("exercise", metavar="N.M"))
@@ -364,6 +387,7 @@ def _parser():
             arg("--labs", required=True, metavar="1-N"), arg("--out", required=True, metavar="FILE"))  # fmt: skip
     command("verify", verify_labs, "for authors: prove a lab right",
             arg("number", nargs="?", type=int, metavar="N"), seed,
+            arg("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="mutants side by side"),
             arg("--json", metavar="FILE", help="the steps and their verdicts"))  # fmt: skip
     command("tree", tree, "for authors: the tree of a lab, its exercises open",
             arg("number", type=int, metavar="N"), arg("dir", metavar="DIR"),

@@ -79,6 +79,9 @@ class Lab:
     def exercise(self, exercise_id):
         return next((each for each in self.exercises if each.id == exercise_id), None)
 
+    def check(self, name):
+        return next((each for each in self.checks if each.name == name), None)
+
     def hints(self):
         """{exercise: [hint, …]} of hints.md: `## 1.4`, then paragraphs that begin with `1.`, `2.`, `3.`"""
         try:
@@ -93,11 +96,17 @@ class Lab:
                 found[match[1]] = [hint.strip() for hint in re.split(r"^\d\. +", match[2], flags=re.M)[1:]]
         return found
 
-    def mutants(self):
+    def _mutants_file(self):
         path = os.path.join(self.solution_dir, "mutants.toml")
-        if not os.path.exists(path):
-            return []
-        tables = _read(path).get("mutant", [])
+        return path, _read(path) if os.path.exists(path) else {}
+
+    def few_mutants(self):
+        """{exercise: why there are not four different mistakes}, the table [few] of mutants.toml."""
+        return self._mutants_file()[1].get("few", {})
+
+    def mutants(self):
+        path, data = self._mutants_file()
+        tables = data.get("mutant", [])
         return [Entry(path, each, ("exercise", "name", "caught_by", "why", "find", "replace")) for each in tables]
 
 

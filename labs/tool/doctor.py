@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 
+import machine
+import probe
 import sandbox
+from course import Course
 
 # (what, is it there, what it is for, how to get it); the first five are needed from lab 1 on
 TOOLS = (
@@ -36,16 +39,22 @@ def _findings():
         yield there, False, "Criterion", "the unit tests, `make unit`" + ("" if there else ": apt install libcriterion-dev")
     yield bool(sandbox.namespace()), False, "process namespaces", "what hangs is ended more surely"
     yield sandbox.has_landlock(), False, "Landlock", "what is graded writes nowhere else"
-    yield _kvm()
+    yield from _guests()
 
 
-def _kvm():
-    path = "/dev/kvm"
-    if os.access(path, os.R_OK | os.W_OK):
-        return True, True, path, "runs guests"
-    if os.path.exists(path):
-        return False, True, path, "you may not open it: sudo usermod -aG kvm $USER, then log in again"
-    return False, True, path, "not there: enable virtualization in the firmware, or load kvm-intel or kvm-amd"
+def _guests():
+    """What runs guests: this host's KVM, the lab machine, or each some."""
+    path, able = "/dev/kvm", probe.level()
+    words = {
+        probe.FULL: "runs every guest",
+        probe.KVM: "runs simple guests; those with interrupts run in the lab machine",
+        probe.NONE: "not there, or of no use: guests run in the lab machine, which is slower",
+    }
+    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        words[probe.NONE] = "you may not open it: sudo usermod -aG kvm $USER, then log in again; till then the lab machine stands in"
+    yield able == probe.FULL, False, path, words[able]
+    lacking = machine.missing(Course())
+    yield not lacking, able != probe.FULL, "lab machine", lacking or "runs guests where /dev/kvm does not"
 
 
 def report(screen):

@@ -13,6 +13,7 @@ from course import HOSTILE
 WORDS = (900, 2500)
 SLIDES = (15, 25)
 HINTS = 3
+MUTANTS = 4  # for each exercise
 
 
 def _read(path):
@@ -132,6 +133,13 @@ def mutants(course, lab):
         if mutant.name in seen:
             yield f"{label}: a second one of this name"
         seen.add(mutant.name)
+    few = lab.few_mutants()
+    for exercise in lab.exercises:
+        count = sum(mutant.exercise == exercise.id for mutant in lab.mutants())
+        if count < MUTANTS and not few.get(exercise.id):
+            yield f"mutants.toml: {count} mutants for {exercise.id}, not {MUTANTS}; or say why in a table [few]"
+    for exercise in few.keys() - {exercise.id for exercise in lab.exercises}:
+        yield f"mutants.toml: [few] names {exercise}, which is no exercise"
 
 
 ALL = (points, markers, hints, handout, slides, solution, mutants)

@@ -10,32 +10,25 @@ its own, so that whatever happens to it happens to one check.
 import contextlib
 import fcntl
 import hashlib
-import importlib.util
-import json
 import os
 import random
 import re
-import select
-import shutil
-import signal
 import stat
-import sys
 import tempfile
 import time
-import traceback
 
-import grading
+import machine
+import places
+import running
 import sandbox
 import stage
+from running import CANNOT_RUN, ERROR, FAILED, PASSED
 
-PASSED, FAILED, CANNOT_RUN, ERROR = "passed", "failed", "could not run", "grader error"
 EXIT = {PASSED: 0, FAILED: 1, CANNOT_RUN: 3, ERROR: 4}
 SOURCE_MAX = 1 << 20  # bytes of one file of a learner's
 BUILD_LIMIT = 180
 BUILD_MEMORY = 4 << 30
 BUILD_DIRECTORY = "build/lab"
-GRACE = 15  # seconds a check may take beyond its limit before it counts as a mistake of ours
-JOBS = 2
 
 
 def new_seed():
@@ -98,7 +91,7 @@ def build(tree, directory, werror=False):
     if b"guest/guest.mk" in tree["Makefile"][0]:
         goals.append("guests")
     argv = ["make", "-s", "-j2", f"WERROR={int(werror)}", *goals]
-    run = sandbox.run(argv, directory, BUILD_LIMIT, memory=BUILD_MEMORY)
+    run = sandbox.run(argv, directory, BUILD_LIMIT, memory=BUILD_MEMORY, ours=True)
     log = _printable(run.err) + _printable(run.out)
     if run.ended:
         log += f"\nmake: *** {run.ended}"
@@ -120,128 +113,40 @@ def build_directory(course, key, keep=True):
         yield directory
 
 
-# --- one check ---------------------------------------------------------------------------------------
+# --- checks ------------------------------------------------------------------------------------------
 
 
-def _load_checks(lab):
-    """The functions of checks.py by name."""
-    path = os.path.join(lab.dir, "checks.py")
-    spec = importlib.util.spec_from_file_location(f"checks_{lab.number}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+class _InOrder:
+    """Tells the records of CHECKS in their order, each as soon as it and all before it are there."""
+
+    def __init__(self, checks, told):
+        self._names, self._told, self.records = [check.name for check in checks], told, {}
+        self._shown = 0
+
+    def take(self, record):
+        self.records[record["name"]] = record
+        while self._shown < len(self._names) and self._names[self._shown] in self.records:
+            self._told(self.records[self._names[self._shown]])
+            self._shown += 1
+
+    def all(self):
+        return [self.records[name] for name in self._names]
 
 
-def _cannot_run(check):
-    """What this host lacks for the check's tier, or ""."""
-    if check.tier != "unit" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return "this host has no /dev/kvm that you may open (`lab doctor` says more)"
-    return ""
-
-
-def _judge(function, world):
-    """Runs one check; returns its part of the result."""
-    try:
-        function(world)
-    except grading.Failure as failure:
-        parts = {name: getattr(failure, name) for name in ("tried", "expected", "got", "exits", "said")}
-        return {"verdict": FAILED, "unwritten": world.unwritten(), **parts}
-    except grading.CannotRun as reason:
-        return {"verdict": CANNOT_RUN, "why": str(reason)}
-    except Exception:
-        return {"verdict": ERROR, "why": traceback.format_exc(limit=-4)}
-    return {"verdict": PASSED}
-
-
-def _child(lab, check, built, scratch, seed, out):
-    """The process of one check."""
-    tree = os.path.join(scratch, "tree")
-    shutil.copytree(built, tree, ignore=shutil.ignore_patterns("*.o", "*.d", ".git"))
-    place = os.path.join(scratch, "scratch")
-    os.mkdir(place)
-    world = grading.Lab(tree, place, lab.dir, seed, check.name, check.limit)
-    try:
-        result = _judge(getattr(_load_checks(lab), check.name), world)
-    except Exception:  # checks.py does not load, or lacks the check
-        result = {"verdict": ERROR, "why": traceback.format_exc(limit=-2)}
-    with os.fdopen(out, "w", encoding="utf-8", errors="replace") as file:
-        json.dump(result, file)
-
-
-class _Running:
-    def __init__(self, lab, check, built, seed):
-        self.check, self.start, self.data = check, time.monotonic(), b""
-        self.scratch = tempfile.mkdtemp(prefix="lab-check-")
-        self.pipe, write = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            status = 1
-            try:
-                os.setsid()
-                sandbox.adopt()
-                os.close(self.pipe)
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
-                _child(lab, check, built, self.scratch, seed, write)
-                status = 0
-            finally:
-                os._exit(status)
-        os.close(write)
-
-    def late(self):
-        return time.monotonic() - self.start > self.check.limit * grading.PATIENCE_MAX + GRACE
-
-    def read(self):
-        """Takes what has come; True when that was all."""
-        data = os.read(self.pipe, 65536)
-        self.data += data
-        return not data
-
-    def finish(self):
-        """Ends the process and everything below it, and returns what it said."""
-        sandbox.kill(self.pid)
-        os.waitpid(self.pid, 0)
-        os.close(self.pipe)
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        try:
-            result = json.loads(self.data)
-        except ValueError:
-            result = {"verdict": ERROR, "why": "the check did not end by itself, or died"}
-        return {**result, "seconds": round(time.monotonic() - self.start, 2)}
-
-
-def _record(lab, check, result):
-    head = {name: getattr(check, name) for name in ("name", "title", "exercise", "points")}
-    head["section"] = f"labs/{lab.name}/README.md{check.section}"
-    return {**head, "score": check.points if result["verdict"] == PASSED else 0, "seconds": 0.0, **result}
-
-
-def run_checks(lab, checks, built, seed, told=lambda record: None):
-    """The records of CHECKS, in their order; TOLD is called with each as soon as it and all before it are
-    there."""
-    waiting, running, done, shown = list(checks), {}, {}, 0
-    try:
-        while waiting or running:
-            while waiting and len(running) < JOBS:
-                check = waiting.pop(0)
-                why = _cannot_run(check)
-                if why:
-                    done[check.name] = _record(lab, check, {"verdict": CANNOT_RUN, "why": why})
-                else:
-                    child = _Running(lab, check, built, seed)
-                    running[child.pipe] = child
-            ready = select.select(list(running), [], [], 0.5)[0] if running else []
-            for pipe in [pipe for pipe, child in running.items() if child.late() or pipe in ready and child.read()]:
-                child = running.pop(pipe)
-                done[child.check.name] = _record(lab, child.check, child.finish())
-            while shown < len(checks) and checks[shown].name in done:
-                told(done[checks[shown].name])
-                shown += 1
-    finally:
-        for child in running.values():
-            child.finish()
-    return [done[check.name] for check in checks]
+def run_checks(course, lab, checks, built, seed, told=lambda record: None, note=lambda text: None, is_here=places.is_here):
+    """The records of CHECKS, in their order, run where they can run; TOLD is called with each. NOTE tells a person
+    what takes long."""
+    order = _InOrder(checks, told)
+    here, away = places.split(checks, is_here)
+    running.run([running.Item(lab, check, built, seed) for check in here], lambda item, record: order.take(record))
+    if away:
+        note(f"starting the lab machine for {len(away)} checks; that takes some 10 s…")
+        with tempfile.NamedTemporaryFile(prefix="lab-tree-", suffix=".tar") as archive:
+            names = [check.name for check in away]
+            machine.pack(lab, names, built, archive.name)
+            jobs = [machine.Job(lab.number, names, seed, archive.name)]
+            machine.run(course, jobs, lambda number, name, record: order.take(record))
+    return order.all()
 
 
 # --- a whole grading ---------------------------------------------------------------------------------
@@ -249,7 +154,7 @@ def run_checks(lab, checks, built, seed, told=lambda record: None):
 
 def _all_failed(lab, checks, tried, expected, got, said=""):
     parts = {"verdict": FAILED, "tried": tried, "expected": expected, "got": got, "exits": [], "said": said}
-    return [_record(lab, check, parts) for check in checks]
+    return [running.record(lab, check, parts) for check in checks]
 
 
 def verdict_of(records):
@@ -274,24 +179,26 @@ def choose(lab, exercise=None):
     return [check for check in lab.checks if exercise in (None, check.exercise)]
 
 
-def grade(course, number, directory, seed, exercise=None, told=lambda record: None, keep=True):
-    """Grades the learner's tree in DIRECTORY as lab NUMBER; returns the result model."""
-    start, lab = time.monotonic(), course.lab(number)
+def grade(course, number, directory, seed, exercise=None, told=lambda record: None, note=lambda text: None, keep=True,
+          at=None, is_here=places.is_here):  # fmt: skip
+    """Grades the learner's tree in DIRECTORY, which is at lab AT (or NUMBER), by lab NUMBER's checks; returns the
+    result model."""
+    start, lab, at = time.monotonic(), course.lab(number), at or number
     checks = choose(lab, exercise)
-    taken, missing = collect(directory, course.editable(number))
+    taken, missing = collect(directory, course.editable(at))
     if missing:
         got = "; ".join(f"{name}: {why}" for name, why in missing.items())
         records = _all_failed(lab, checks, "take the files with exercises", "all of them", got)
         for record in records:
             told(record)
         return _result(lab, seed, records, None, time.monotonic() - start)
-    tree = stage.generate(course, number)
+    tree = stage.generate(course, at)
     for name, data in taken.items():
         tree[name] = (data, False)
-    with build_directory(course, f"{number} {os.path.realpath(directory)}", keep) as place:
+    with build_directory(course, f"{at} {os.path.realpath(directory)}", keep) as place:
         built = build(tree, place)
         if built.ok:
-            records = run_checks(lab, checks, place, seed, told)
+            records = run_checks(course, lab, checks, place, seed, told, note, is_here)
         else:
             said = "\n".join(line[:200] for line in built.log.splitlines()[:12])
             records = _all_failed(lab, checks, "make", "the tree compiles", built.first_error()[:300], said)

@@ -19,6 +19,8 @@ import shlex
 import subprocess
 import time
 
+import drivers
+import exits
 import sandbox
 
 UNWRITTEN = re.compile(rb"exercise (\d+\.\d+) is not implemented yet")
@@ -42,7 +44,9 @@ class CannotRun(Exception):
 
 
 def patience():
-    """By what limits are stretched on a machine that others keep busy: 1 to PATIENCE_MAX."""
+    """By what limits are stretched on a machine that is emulated, or that others keep busy: 1 to PATIENCE_MAX."""
+    if "LABVM" in os.environ:
+        return PATIENCE_MAX
     return min(PATIENCE_MAX, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) / 2))
 
 
@@ -68,15 +72,17 @@ class Lab:
 
     seed   the run's seed, a text; rng   random.Random of seed and check
     tree   the graded copy of the learner's tree, built: build/release/hv and libhv.a are there
+    built  where that was copied from, which no program of theirs can change
     scratch  a directory of this check's own, the only place where programs can write
     """
 
-    def __init__(self, tree, scratch, labdir, seed, name, limit):
+    def __init__(self, tree, scratch, labdir, seed, check, built=None):
         self.tree, self.scratch, self.labdir = tree, scratch, labdir
-        self.seed, self.rng = seed, random.Random(f"{seed}/{name}")
+        self.built = built or tree
+        self.seed, self.rng = seed, random.Random(f"{seed}/{check.name}")
         self._patience = patience()
-        self._end = time.monotonic() + limit * self._patience
-        self._last = None
+        self._end = time.monotonic() + check.limit * self._patience
+        self._last, self._exits, self._notes = None, [], None
         self._count = 0
 
     # --- running ---
@@ -87,7 +93,9 @@ class Lab:
 
     def hv(self, *args, stdin=b"", limit=None, hang_ok=False):
         """Runs the learner's hv with ARGS: sandbox.Run with .status .out .err (bytes). One that does not end
-        within LIMIT (RUN_LIMIT) seconds fails the check, unless HANG_OK."""
+        within LIMIT (RUN_LIMIT) seconds fails the check, unless HANG_OK. A failure that follows shows the guest's
+        last exits."""
+        self._notes = exits.Notes(self.scratch)
         return self.run([os.path.join(self.tree, "build/release/hv"), *args], stdin, limit, hang_ok)
 
     def run(self, argv, stdin=b"", limit=None, hang_ok=False, report=False):
@@ -96,8 +104,10 @@ class Lab:
         argv = [str(word) for word in argv]
         # a little less than what is left, so that a hang is told as one
         seconds = min((limit or RUN_LIMIT) * self._patience, max(0.5, self.left() - 0.5))
-        result = sandbox.run(argv, self.scratch, seconds, stdin, report, MEMORY_MAX)
-        self._last = result
+        notes, self._notes = self._notes, None
+        environment = notes.environment if notes else {}
+        result = sandbox.run(argv, self.scratch, seconds, stdin, report, MEMORY_MAX, env=environment)
+        self._last, self._exits = result, notes.lines() if notes else []
         if result.ended and not (result.hung and hang_ok):
             name = shlex.join([os.path.basename(argv[0]), *argv[1:]]).replace(self.scratch + "/", "")
             self.fail(tried=name, expected=f"an end within {seconds:.0f} s", got=result.ended)
@@ -106,11 +116,13 @@ class Lab:
     def driver(self, name, *args, stdin=b"", limit=None, hang_ok=False, crash_ok=False):
         """Compiles drivers/NAME.c against the graded libhv.a and runs it: Driver.
 
-        It calls the learner's functions, observes, and writes one line of JSON on descriptor 3. A crash, a
-        hang or no line fails the check; a driver that does not compile is the course's mistake."""
-        program = self._compile(name)
+        It calls the learner's functions, observes, and writes one line of JSON on descriptor 3, before its main()
+        returns or calls exit(). A crash, a hang or no line fails the check; a driver that does not compile is
+        the course's mistake."""
+        program = os.path.join(self.scratch, "driver-" + name)
+        key = drivers.with_key(drivers.program(self.labdir, self.built, name), program)
         result = self.run([program, *args], stdin, limit, hang_ok, report=True)
-        lines = result.report.splitlines()
+        lines = result.report.removeprefix(key).splitlines() if result.report.startswith(key) else []
         if len(lines) == 1:
             try:
                 record = json.loads(lines[0])
@@ -120,27 +132,13 @@ class Lab:
                 return Driver(result, record)
         if crash_ok or result.hung:
             return Driver(result, {})
-        if len(lines) > 1:
+        if lines or result.report:
             self.fail(tried=f"the driver {name}", expected="its own report", got="something else wrote on it")
         self.fail(tried=f"the driver {name}", expected="a report of what it saw", got=result.how())
 
-    def _compile(self, name):
-        source = os.path.join(self.labdir, "drivers", name + ".c")
-        program = os.path.join(self.scratch, "driver-" + name)
-        libs = self.tree_libs().split()
-        command = ["gcc", "-std=gnu17", "-O1", "-g", "-D_GNU_SOURCE", "-pthread", "-Wall", "-Wextra",
-                   "-I" + os.path.join(self.tree, "include"), "-I" + os.path.join(self.tree, "src"),
-                   "-I" + os.path.join(self.labdir, "drivers"), "-o", program, source,
-                   os.path.join(self.tree, "build/release/libhv.a"), *libs]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, cwd=self.tree, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"{source} does not compile or link:\n{done.stderr[-3000:]}")
-        return program
-
     def tree_libs(self):
         """The libraries that this stage links, as its makefile says."""
-        with open(os.path.join(self.tree, "Makefile"), encoding="utf-8") as file:
-            return " ".join(re.findall(r"^LIBS[ \t]*[:+]?=[ \t]*(.*)$", file.read(), re.M))
+        return " ".join(drivers.libraries(self.tree))
 
     # --- guests ---
 
@@ -182,8 +180,9 @@ class Lab:
         return found[1].decode() if found else ""
 
     def fail(self, tried, expected, got, exits=()):
-        """Ends this check as failed."""
-        raise Failure(text(tried), text(expected), text(got), exits, self.said())
+        """Ends this check as failed. EXITS: a line for each of the guest's last exits; by default those that the
+        last hv() has seen."""
+        raise Failure(text(tried), text(expected), text(got), exits or self._exits, self.said())
 
     def expect(self, tried, expected, got, exits=()):
         """Ends this check as failed unless GOT is EXPECTED."""

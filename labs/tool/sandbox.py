@@ -2,6 +2,7 @@
 
 Whatever it does must cost its owner points and nobody anything else. Therefore:
 
+    root becomes nobody, where the way to the scratch directory is open to nobody
     a session and, where the kernel lets us, a process namespace of its own: it can neither see nor kill
     the grader, and all that it started ends with it
     Landlock: it writes below its scratch directory only
@@ -12,6 +13,7 @@ network rules: lab 01 to 08 programs have nothing to say there that the host wou
 """
 
 import ctypes
+import functools
 import os
 import resource
 import select
@@ -24,6 +26,7 @@ OUTPUT_MAX = 1 << 20  # bytes kept of each stream; a program that writes more is
 FILE_MAX = 1 << 30  # a guest's memory may be such a file
 DISK_MAX = 2 << 30  # of its scratch directory
 TASKS_MAX = 128
+NOBODY = 65534
 
 # <linux/landlock.h>: the rights of ABI 1 that change something
 _LANDLOCK_WRITES = 1 << 1 | 1 << 4 | 1 << 5 | sum(1 << bit for bit in range(6, 13))
@@ -95,30 +98,48 @@ def _limit(what, value):
     resource.setrlimit(what, (value, value))
 
 
-def _confine(scratch, seconds, memory):
+def _become_nobody():
+    """Nobody, but of the group that may open /dev/kvm: root escapes the limit of processes and owns /proc."""
+    group = [os.stat("/dev/kvm").st_gid] if os.path.exists("/dev/kvm") else []
+    os.setgroups(group)
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
+def _is_open(directory):
+    """May everybody go to DIRECTORY's parent?"""
+    path = os.path.dirname(os.path.realpath(directory))
+    while path != "/":
+        if not os.stat(path).st_mode & 1:
+            return False
+        path = os.path.dirname(path)
+    return True
+
+
+def _confine(scratch, seconds, memory, as_nobody):
+    os.umask(0o022)
     _limit(resource.RLIMIT_CPU, int(seconds) + 2)
     _limit(resource.RLIMIT_FSIZE, FILE_MAX)
     _limit(resource.RLIMIT_CORE, 0)
     if memory:
         _limit(resource.RLIMIT_AS, memory)
+    if as_nobody:
+        _become_nobody()
     _landlock(scratch)
 
 
-_namespace = None
-
-
-def namespace():
+@functools.cache
+def namespace(as_nobody=False):
     """The words that start a program in a process namespace that dies with them; none if that is refused."""
-    global _namespace
-    if _namespace is None:
-        words = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child=KILL", "--"]
-        usable = shutil.which("unshare") and subprocess.run(
-            [*words, "prlimit", "--nproc=64", "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False
-        ).returncode == 0  # fmt: skip
-        # The first process of a namespace ignores most signals, its own abort() too: let that be a shell.
-        # The limit of processes counts those in the namespace; root has none, whence _crowd().
-        _namespace = [*words, "prlimit", f"--nproc={TASKS_MAX}", "sh", "-c", '"$@"; exit $?', "sh"] if usable else []
-    return _namespace
+    words = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child=KILL", "--"]
+    usable = shutil.which("unshare") and subprocess.run(
+        [*words, "prlimit", "--nproc=64", "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False,
+        preexec_fn=_become_nobody if as_nobody else None,
+    ).returncode == 0  # fmt: skip
+    # The first process of a namespace ignores most signals, its own abort() too: let that be a shell.
+    # The limit of processes counts those in the namespace; root has none, whence _crowd().
+    shell = ["sh", "-c", '"$@"; exit $?', "sh"]
+    return ([*words] if usable else []) + ["prlimit", f"--nproc={TASKS_MAX}"] * bool(usable or as_nobody) + shell * bool(usable)
 
 
 def adopt():
@@ -285,42 +306,47 @@ def kill(leader):
         _end(os.kill, pid)
 
 
-def run(argv, scratch, limit, stdin=b"", report=False, memory=None, cwd=None, env=None):
-    """Runs ARGV for at most LIMIT seconds; it may write below SCRATCH only. REPORT: collect descriptor 3."""
-    ours, theirs = os.pipe() if report else (None, None)
+def run(argv, scratch, limit, stdin=b"", report=False, memory=None, cwd=None, env=None, ours=False):
+    """Runs ARGV for at most LIMIT seconds; it may write below SCRATCH only. REPORT: collect descriptor 3. OURS: no
+    learner's program but ours at work on their files: it may stay root."""
+    as_nobody = os.geteuid() == 0 and not ours and _is_open(scratch)
+    if as_nobody:
+        os.chown(scratch, NOBODY, NOBODY)
+    prefix = namespace(as_nobody)
+    told, theirs = os.pipe() if report else (None, None)
     clean = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8"}
     start = time.monotonic()
 
     def child():
         if report:
             os.dup2(theirs, 3)
-        _confine(scratch, limit, memory)
+        _confine(scratch, limit, memory, as_nobody)
 
     process = subprocess.Popen(
-        [*namespace(), *argv], cwd=cwd or scratch, env={**clean, **(env or {})}, start_new_session=True,
+        [*prefix, *argv], cwd=cwd or scratch, env={**clean, **(env or {})}, start_new_session=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=child,
         pass_fds=(3, theirs) if report and theirs != 3 else ((3,) if report else ()), bufsize=0,
     )  # fmt: skip
     if report:
         os.close(theirs)
-    streams = _Streams(process, stdin, ours)
+    streams = _Streams(process, stdin, told)
     try:
         ended = _watch(process, streams, scratch, limit)
         if not ended:
             while streams.pump(0.05) and select.select(list(streams._open), [], [], 0)[0]:
                 pass
     finally:
-        if namespace():
+        if prefix:
             _end(os.killpg, process.pid)  # and the namespace with it, before it grows any further
         kill(process.pid)
         process.wait()
         out, err = (bytes(streams.kept[stream.fileno()][:OUTPUT_MAX]) for stream in (process.stdout, process.stderr))
-        reported = bytes(streams.kept[ours][:OUTPUT_MAX]) if report else b""
+        reported = bytes(streams.kept[told][:OUTPUT_MAX]) if report else b""
         for stream in (process.stdin, process.stdout, process.stderr):
             stream.close()
         if report:
-            os.close(ours)
+            os.close(told)
     status = None if ended else process.returncode
-    if status is not None and status > 128 and namespace():
+    if status is not None and status > 128 and prefix:
         status = 128 - status  # unshare says it as a shell does
     return Run(status, out, err, reported, time.monotonic() - start, ended)

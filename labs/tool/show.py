@@ -33,6 +33,10 @@ class Screen:
         if self.live:
             print(f"\r\x1b[K{text[: self.width - 1]}", end="", file=self._out, flush=True)
 
+    def note(self, text):
+        """What takes long: passing on a terminal, a line on a pipe."""
+        (self.passing if self.live else self.line)(text)
+
     def clear(self):
         if self.live:
             print("\r\x1b[K", end="", file=self._out, flush=True)

@@ -1,36 +1,51 @@
 """verify.py: proves a lab right, for us and for CI.
 
-    skeleton   builds without warnings, scores 0, and each failure names an exercise that is not written
-    walk       one reference answer after the other: every tree on the way builds without warnings, and the
-               score rises each time
-    reference  builds without warnings, scores everything in three runs with different seeds
-    mutants    each plausible wrong answer fails the checks named for it
     merge      `lab next` brings the work of the lab before here, without conflicts
     documents  handout, hints, markers, points, slides and solution.patch agree
+    skeleton   builds without warnings, scores 0, and each failure names an exercise that is not written
+    walk       one reference answer after the other, in a real workspace: every tree on the way builds without
+               warnings, the score rises each time, and what passed once passes on
+    reference  builds without warnings, scores everything in three runs with different seeds
+    earlier    the checks of the labs before pass here, too
+    mutants    each plausible wrong answer fails the checks named for it
 
-A lab that has no more than a stage yet is built and merged, and that is all.
-
-A step is passed, failed, or could not run; what could not run proves nothing.
+A lab that has no more than a stage yet is built and merged, and that is all. Checks that need the lab machine
+wait until the end, for one boot; their steps are told then. A step is passed, failed, or could not run; what
+could not run proves nothing.
 """
 
-import os
-import tempfile
 import time
 
 import documents
 import grader
+import parallel
+import places
 import stage
 import workspace
 from course import CourseError
+from grader import CANNOT_RUN, ERROR, FAILED, PASSED
 
 RUNS = 3
 
 
 class Step:
-    """One proof: its name, verdict, what there is to say about it, and how long it took."""
+    """One proof: its name, what it has tried, and JUDGE, which makes (verdict, notes) of that."""
 
-    def __init__(self, name, verdict, notes, seconds):
-        self.name, self.verdict, self.notes, self.seconds = name, verdict, notes, seconds
+    def __init__(self, name, trials, judge, seconds):
+        self.name, self.trials, self.seconds = name, trials, seconds
+        self._judge = judge
+        self.verdict, self.notes = None, []
+
+    def settle(self):
+        """Judges, if all that was tried has answered."""
+        if self.verdict is None and not any(trial.waits() for trial in self.trials):
+            self.verdict, self.notes = self._judge(*self.trials)
+            self.notes += [trial.built.log[-3000:] for trial in self.trials if not trial.built.ok]
+        return self.verdict is not None
+
+
+def _verdict(notes):
+    return (FAILED if notes else PASSED), notes
 
 
 def _short(record):
@@ -38,143 +53,210 @@ def _short(record):
     return f"{record['name']}: {record['verdict']}: {reason[-600:]}"
 
 
+def _missed(records):
+    """The verdict and notes of checks that gave none themselves, or None."""
+    missed = [record for record in records if record["verdict"] in (CANNOT_RUN, ERROR)]
+    return (grader.verdict_of(missed), [_short(record) for record in missed]) if missed else None
+
+
 class Verifier:
-    def __init__(self, course, lab, told=lambda step: None, seed=None):
-        self._course, self._lab, self._told = course, lab, told
-        self._seed = seed
+    """Proves LAB; BENCH and WALKER may have served other labs before."""
+
+    def __init__(self, course, lab, bench, walker, told=lambda step: None, seed=None, jobs=1):
+        self._course, self._lab, self._bench, self._walker = course, lab, bench, walker
+        self._told, self._seed, self._jobs = told, seed, jobs
+        self._prefix = f"{lab.number}."
         self.steps = []
 
-    def _step(self, name, function, *args):
-        start = time.monotonic()
-        try:
-            verdict, notes = function(*args)
-        except CourseError as error:
-            verdict, notes = grader.FAILED, [str(error)]
-        step = Step(name, verdict, notes, time.monotonic() - start)
-        self.steps.append(step)
-        self._told(step)
-        return verdict
-
-    def run(self):
-        """All steps, in one build directory, so that a mutant costs the compilation of one file."""
-        with grader.build_directory(self._course, f"verify {self._lab.number}") as place:
-            if self._lab.number > 1:
-                self._step("merge", self._merge)
-            if not self._lab.ready():
+    def run(self, note=lambda text: None):
+        lab = self._lab
+        with grader.build_directory(self._course, f"verify {lab.number}") as place:
+            self._step("merge", self._merge)
+            if not lab.ready():
                 self._step("stage", self._stage, place)
                 return self.steps
             self._step("documents", self._documents)
             self._step("skeleton", self._skeleton, place)
             self._step("walk", self._walk, place)
-            good = self._step("reference", self._reference, place)
-            for mutant in self._lab.mutants() if good == grader.PASSED else []:
-                self._step(f"mutant {mutant.exercise} {mutant.name}", self._mutant, place, mutant)
+            self._step("reference", self._reference, place)
+            if lab.number > 1:
+                self._step("earlier", self._earlier, place)
+        self._mutants()
+        self._machine(note)
         return self.steps
 
     def verdict(self):
         """The worst of all steps."""
         return grader.verdict_of([{"verdict": step.verdict} for step in self.steps])
 
+    # --- steps: each returns its trials, and how to judge them ---
+
+    def _step(self, name, function, *args):
+        start = time.monotonic()
+        try:
+            trials, judge = function(*args)
+        except (CourseError, workspace.WorkspaceError) as error:
+            text = str(error)
+            trials, judge = [], lambda: (FAILED, [text])
+        self._add(Step(name, [self._bench.keep(trial) for trial in trials], judge, time.monotonic() - start))
+
+    def _add(self, step):
+        self.steps.append(step)
+        if step.settle():
+            self._told(step)
+
+    def _machine(self, note):
+        """What waits for the lab machine, in one boot, and the steps that waited for it."""
+        count, start, done = self._bench.waiting(), time.monotonic(), 0
+        if not count:
+            return
+
+        def told():
+            nonlocal done
+            done += 1
+            note(f"in the lab machine: {done} of {count} checks")
+
+        note(f"starting the lab machine for {count} checks…")
+        self._bench.settle(told)
+        for step in self.steps:
+            if step.verdict is None:
+                step.settle()
+                self._told(step)
+        self._add(Step(f"lab machine: {count} checks", [], lambda: (PASSED, []), time.monotonic() - start))
+
+    def _build(self, place, solved, answers=None, werror=True, seed=None):
+        tree = stage.generate(self._course, self._lab.number, solved, answers)
+        return self._bench.build(tree, place, werror, seed)
+
     def _documents(self):
         found = documents.complaints(self._course, self._lab)
-        return (grader.FAILED if found else grader.PASSED), found
-
-    def _built(self, place, solved, answers=None, werror=True):
-        tree = stage.generate(self._course, self._lab.number, solved, answers)
-        return grader.build(tree, place, werror)
-
-    def _checks(self, place, names=None, seed=None):
-        chosen = [check for check in self._lab.checks if names is None or check.name in names]
-        return grader.run_checks(self._lab, chosen, place, seed or self._seed or grader.new_seed())
+        return [], lambda: _verdict(found)
 
     def _merge(self):
-        number = self._lab.number
-        expected = stage.generate(self._course, number, lambda exercise: int(exercise.partition(".")[0]) < number)
-        with tempfile.TemporaryDirectory(prefix="lab-merge-") as directory:
-            root = os.path.join(directory, "space")
-            try:
-                space = workspace.start(self._course, root)
-                for _ in range(number - 2):
-                    space.next()
-                stage.write(stage.generate(self._course, number - 1, lambda exercise: True), root)
-                space.commit("All exercises")
-                space.next()
-            except workspace.WorkspaceError as error:
-                return grader.FAILED, [str(error)]
-            notes = [name for name, (data, _) in expected.items() if not stage.is_file_with(os.path.join(root, name), data)]
-        return (grader.FAILED if notes else grader.PASSED), [f"{name}: not as it should be" for name in notes]
+        found = self._walker.arrive(self._lab)
+        return [], lambda: _verdict(found)
 
     def _stage(self, place):
         """A lab that is not written yet: its tree builds at least."""
-        built = self._built(place, lambda exercise: True)
-        return (grader.PASSED, []) if built.ok else (grader.FAILED, [built.log[-3000:]])
+        return [self._build(place, lambda exercise: True)], lambda trial: (PASSED if trial.built.ok else FAILED, [])
 
     def _skeleton(self, place):
         """The labs before this one are done: what is open is this lab's."""
-        prefix = f"{self._lab.number}."
-        built = self._built(place, lambda exercise: not exercise.startswith(prefix))
-        if not built.ok:
-            return grader.FAILED, [built.log[-3000:]]
-        records = self._checks(place)
-        missed = [record for record in records if record["verdict"] in (grader.CANNOT_RUN, grader.ERROR)]
-        if missed:
-            return grader.verdict_of(missed), [_short(record) for record in missed]
+        trial = self._build(place, lambda exercise: not exercise.startswith(self._prefix))
+        if trial.built.ok:
+            self._bench.check(trial, self._lab, place)
+        return [trial], self._judge_skeleton
+
+    def _judge_skeleton(self, trial):
+        records, mine = trial.records(self._lab), {exercise.id for exercise in self._lab.exercises}
+        if not trial.built.ok:
+            return FAILED, []
         notes = [f"{record['name']}: scores without any work" for record in records if record["score"]]
-        mine = {exercise.id for exercise in self._lab.exercises}
         notes += [
             f"{record['name']}: the failure names no exercise that is not written: {_short(record)}"
             for record in records
             if not record["score"] and record.get("unwritten") not in mine
         ]
-        return (grader.FAILED if notes else grader.PASSED), notes
+        return _missed(records) or _verdict(notes)
 
     def _walk(self, place):
-        prefix, before, notes = f"{self._lab.number}.", 0, []
-        done = set()
+        trials, wrong = [], []
         for exercise in self._lab.exercises:
-            done.add(exercise.id)
-            built = self._built(place, lambda each: each in done or not each.startswith(prefix))
-            if not built.ok:
-                return grader.FAILED, [f"with {exercise.id}: {built.log[-3000:]}"]
-            records = self._checks(place)
+            wrong += self._walker.solve(self._lab, exercise)
+            trial = self._bench.build(self._walker.tree(self._lab), place, seed=self._seed)
+            trials.append(trial)
+            if not trial.built.ok:
+                break
+            self._bench.check(trial, self._lab, place)
+        return trials, lambda *trials: self._judge_walk(trials, wrong)
+
+    def _judge_walk(self, trials, notes):
+        before, passed = 0, set()
+        notes = list(notes)
+        for exercise, trial in zip(self._lab.exercises, trials, strict=False):
+            records = trial.records(self._lab)
+            if missed := _missed(records):
+                return missed[0], [f"with {exercise.id}: {note}" for note in missed[1]]
+            good = {record["name"] for record in records if record["score"]}
+            own = {check.name for check in self._lab.checks if check.exercise == exercise.id}
             score = sum(record["score"] for record in records)
-            if grader.verdict_of(records) in (grader.CANNOT_RUN, grader.ERROR):
-                return grader.verdict_of(records), [f"with {exercise.id}: not every check ran"]
-            own = [record["name"] for record in records if record["exercise"] == exercise.id and not record["score"]]
-            if score <= before or own:
-                notes.append(f"with {exercise.id} the score is {score} after {before}; {', '.join(own)} fail")
-            before = score
-        return (grader.FAILED if notes else grader.PASSED), notes
+            if score <= before or own - good or passed - good or not trial.built.ok:
+                failing = ", ".join(sorted((own | passed) - good))
+                notes.append(f"with {exercise.id} the score is {score} after {before}; {failing or 'none'} fail")
+            before, passed = score, good
+        if before < self._lab.points() and not notes:
+            notes.append(f"with all exercises the score is {before}")
+        return _verdict(notes)
 
     def _reference(self, place):
-        built = self._built(place, lambda exercise: True)
-        if not built.ok:
-            return grader.FAILED, [built.log[-3000:]]
-        for run in range(RUNS):
-            seed = grader.new_seed() if run or not self._seed else self._seed
-            records = self._checks(place, seed=seed)
-            notes = [f"seed {seed}: {_short(record)}" for record in records if record["verdict"] != grader.PASSED]
-            if notes:
-                return grader.verdict_of(records), notes
-        return grader.PASSED, []
+        trials = [self._build(place, lambda exercise: True, seed=self._seed)]
+        if trials[0].built.ok:
+            for _ in range(RUNS - 1):
+                trials.append(type(trials[0])(trials[0].built, grader.new_seed()))
+            for trial in trials:
+                self._bench.check(trial, self._lab, place)
+        return trials, self._judge_reference
 
-    def _mutant(self, place, mutant):
+    def _judge_reference(self, *trials):
+        bad = [(trial, record) for trial in trials for record in trial.records(self._lab) if record["verdict"] != PASSED]
+        if not trials[0].built.ok:
+            return FAILED, []
+        return grader.verdict_of([record for _, record in bad]), [f"seed {trial.seed}: {_short(record)}" for trial, record in bad]
+
+    def _earlier(self, place):
+        """On the reference that was just built, as far as it needs no lab machine: those took part already."""
+        trial = self._build(place, lambda exercise: True, seed=self._seed)
+        notes = []
+        for lab in self._course.upto(self._lab.number - 1) if trial.built.ok else []:
+            names = [check.name for check in lab.checks if places.is_here(check)]
+            records = self._bench.check(type(trial)(trial.built, trial.seed), lab, place, names).records(lab)
+            notes += [f"lab {lab.number}: {_short(record)}" for record in records if record["verdict"] != PASSED]
+        return [trial], lambda trial: _verdict(notes)
+
+    # --- mutants ---
+
+    def _mutants(self):
+        def told(mutant, answer):
+            trial, seconds, complaint = answer
+            trials = [self._bench.keep(trial)] if trial else []
+            judge = (lambda trial: self._judge_mutant(trial)) if trial else (lambda: (FAILED, [complaint]))
+            self._add(Step(f"mutant {mutant.exercise} {mutant.name}", trials, judge, seconds))
+
+        parallel.each(self._mutant, self._lab.mutants(), self._jobs, told)
+
+    def _mutant(self, number, mutant):
+        """(trial, seconds, complaint) of a mutant, in a process of its own; each process has its directory."""
+        start = time.monotonic()
+        try:
+            answer = self._wrong_answer(mutant)
+        except CourseError as error:
+            return None, time.monotonic() - start, str(error)
+        with grader.build_directory(self._course, f"verify {self._lab.number}" + f" {number}" * bool(number)) as place:
+            trial = self._build(place, lambda each: True, {mutant.exercise: answer}, False, self._seed)
+            if trial.built.ok:
+                self._bench.check(trial, self._lab, place, mutant.caught_by)
+        return trial, time.monotonic() - start, ""
+
+    def _wrong_answer(self, mutant):
         exercise = self._lab.exercise(mutant.exercise)
         if exercise is None:
-            return grader.FAILED, ["no such exercise"]
-        with open(os.path.join(self._course.root, exercise.file), encoding="utf-8") as file:
+            raise CourseError("no such exercise")
+        with open(f"{self._course.root}/{exercise.file}", encoding="utf-8") as file:
             text = stage.at_lab(file.read(), self._lab.number, exercise.file)
         reference = stage.references(text, exercise.file).get(mutant.exercise, "")
         if reference.count(mutant.find) != 1:
-            return grader.FAILED, [f"`find` occurs {reference.count(mutant.find)} times in the reference, not once"]
-        answer = reference.replace(mutant.find, mutant.replace)
-        built = self._built(place, lambda each: True, {mutant.exercise: answer}, werror=False)
-        if not built.ok:
-            return grader.FAILED, ["does not compile, so it is no plausible answer: " + built.first_error()]
-        records = self._checks(place, mutant.caught_by)
+            raise CourseError(f"`find` occurs {reference.count(mutant.find)} times in the reference, not once")
+        return reference.replace(mutant.find, mutant.replace)
+
+    def _judge_mutant(self, trial):
+        if not trial.built.ok:
+            return FAILED, ["does not compile, so it is no plausible answer: " + trial.built.first_error()]
+        missed = _missed(trial.records(self._lab))
+        if missed and missed[0] == CANNOT_RUN:
+            return missed
         notes = [
             f"{record['name']} did not catch it: {record['verdict']} {record.get('why', '')}"
-            for record in records
-            if record["verdict"] != grader.FAILED
+            for record in trial.records(self._lab)
+            if record["verdict"] != FAILED
         ]
-        return (grader.FAILED if notes else grader.PASSED), notes
+        return _verdict(notes)

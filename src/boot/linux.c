@@ -19,6 +19,7 @@
 #include <inttypes.h>
 
 #include "boot/boot_priv.h"
+#include "hv/base/todo.h"
 
 #define LOADER_UNDEFINED 0xff /* type_of_loader: one without an assigned number */
 #define ENTRY_64 0x200        /* boot.rst, 64-bit Boot Protocol */
@@ -28,8 +29,19 @@ _Static_assert(sizeof(struct boot_params) == 4096, "boot.rst, Zero Page");
 
 /* --- the zero page --- */
 
-static void fill_memory_map(struct boot_params *p, const struct boot_layout *layout)
+/* Only the header and what follows: the fields before it belong to the setup code or to the page's
+ * other users. *p is all 0. */
+static void fill_zero_page(struct boot_params *p, const struct setup_header *h,
+                           const struct boot_layout *layout)
 {
+    /* EXERCISE 5.4: what the kernel learns from the zero page (boot.rst, "Details of Header
+     * Fields"; zero-page.rst): the image's own setup header `h`, in it a loader without a number of
+     * its own (LOADER_UNDEFINED); where the RSDP is, acpi_rsdp_addr; and the memory map,
+     * e820_table, with a number of entries that matches. Command line and initrd come in 5.5. */
+    // SOLUTION 5.4
+    p->hdr = *h;
+    p->hdr.type_of_loader = LOADER_UNDEFINED;
+    p->acpi_rsdp_addr = layout->rsdp;
     p->e820_entries = (uint8_t)layout->count;
     for (unsigned i = 0; i < layout->count; i++)
         p->e820_table[i] = (struct boot_e820_entry){
@@ -37,8 +49,19 @@ static void fill_memory_map(struct boot_params *p, const struct boot_layout *lay
             .size = layout->ranges[i].size,
             .type = layout->ranges[i].type,
         };
+    // ELSE
+    // (void)todo("5.4");
+    // END 5.4
 }
 
+/* EXERCISE 5.5: the two things that the user gives a kernel. Each is planned as a piece of guest
+ * memory (boot_priv.h), and the header in the zero page tells where it is (boot.rst, cmd_line_ptr,
+ * ramdisk_image, ramdisk_size). The command line: refused if longer than the kernel takes
+ * (linux_check_cmdline()), placed in the scratch area with its terminating 0, on 16 bytes. The
+ * initrd: none is given if it is empty; as high as possible in RAM, but no byte of it above
+ * initrd_addr_max, which names the last address that a byte may have, not the first that it may
+ * not. The kernel is in the plan already, with the memory that it needs to get going. */
+// SOLUTION 5.5
 static int add_cmdline(struct boot_job *job, struct boot_params *p)
 {
     uint64_t gpa = 0;
@@ -51,7 +74,6 @@ static int add_cmdline(struct boot_job *job, struct boot_params *p)
     return rc;
 }
 
-/* The kernel must be in the plan already, with the memory it needs to get going. */
 static int add_initrd(struct boot_job *job, struct boot_params *p)
 {
     struct bytes initrd = job_initrd(job);
@@ -68,6 +90,19 @@ static int add_initrd(struct boot_job *job, struct boot_params *p)
     p->hdr.ramdisk_size = (uint32_t)initrd.size;
     return 0;
 }
+// ELSE
+// static int add_cmdline(struct boot_job *job, struct boot_params *p)
+// {
+//     (void)todo("5.5"); /* and go on without one */
+//     return 0;
+// }
+//
+// static int add_initrd(struct boot_job *job, struct boot_params *p)
+// {
+//     (void)todo("5.5");
+//     return 0;
+// }
+// END 5.5
 
 /* Fills *params, which is all 0 and must live until the plan is written, and plans it and what it
  * refers to. */
@@ -77,10 +112,7 @@ static int plan_zero_page(struct boot_job *job, const struct setup_header *h,
     struct bytes page = {(const uint8_t *)params, sizeof(*params)};
     int rc;
 
-    params->hdr = *h;
-    params->hdr.type_of_loader = LOADER_UNDEFINED;
-    params->acpi_rsdp_addr = job->req->layout.rsdp;
-    fill_memory_map(params, &job->req->layout);
+    fill_zero_page(params, h, &job->req->layout);
     rc = add_cmdline(job, params);
     if (rc == 0)
         rc = add_initrd(job, params);
@@ -118,6 +150,14 @@ static int plan_bzimage(struct boot_job *job, const struct linux_image *image, u
                         job->err);
 }
 
+/* EXERCISE 5.6: the kernel's first instruction (boot.rst, "32-bit Boot Protocol", "64-bit Boot
+ * Protocol", code32_start). The kernel part lies at `load`. A kernel that says XLF_KERNEL_64 is
+ * entered in long mode, ENTRY_64 bytes behind its start; -ENOEXEC if it is too short to have
+ * anything there. Any other is entered in protected mode, where code32_start says: the address its
+ * entry point would have if the kernel lay at LOAD_DEFAULT; -ENOEXEC if that is outside the kernel
+ * part. enter_long() and enter_protected() make the state. In the zero page code32_start then names
+ * the place where the 32-bit entry point really is. */
+// SOLUTION 5.6
 static int enter_64(struct boot_job *job, const struct linux_image *image, uint64_t load)
 {
     struct page_builder tables;
@@ -127,7 +167,6 @@ static int enter_64(struct boot_job *job, const struct linux_image *image, uint6
     return enter_long(job, load + ENTRY_64, &tables);
 }
 
-/* code32_start names the entry point for a kernel at 1 MiB. */
 static int enter_32(struct boot_job *job, const struct linux_image *image, uint64_t load)
 {
     uint64_t offset = (uint64_t)image->header.code32_start - LOAD_DEFAULT;
@@ -137,6 +176,21 @@ static int enter_32(struct boot_job *job, const struct linux_image *image, uint6
                          image->header.code32_start);
     return enter_protected(job, load + offset);
 }
+
+static int enter_bzimage(struct boot_job *job, const struct linux_image *image, uint64_t load,
+                         struct boot_params *params)
+{
+    params->hdr.code32_start = (uint32_t)(load + image->header.code32_start - LOAD_DEFAULT);
+    return image->header.xloadflags & XLF_KERNEL_64 ? enter_64(job, image, load)
+                                                    : enter_32(job, image, load);
+}
+// ELSE
+// static int enter_bzimage(struct boot_job *job, const struct linux_image *image, uint64_t load,
+//                          struct boot_params *params)
+// {
+//     return todo("5.6");
+// }
+// END 5.6
 
 static int load_bzimage(struct boot_job *job, const struct linux_image *image)
 {
@@ -150,11 +204,8 @@ static int load_bzimage(struct boot_job *job, const struct linux_image *image)
     rc = plan_bzimage(job, image, load);
     if (rc == 0)
         rc = plan_zero_page(job, &image->header, &params);
-    if (rc < 0)
-        return rc;
-    params.hdr.code32_start = (uint32_t)(load + image->header.code32_start - LOAD_DEFAULT);
-    rc = image->header.xloadflags & XLF_KERNEL_64 ? enter_64(job, image, load)
-                                                  : enter_32(job, image, load);
+    if (rc == 0)
+        rc = enter_bzimage(job, image, load, &params);
     if (rc < 0)
         return rc;
     return plan_write(&job->plan, job->err);

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "boot/boot_priv.h"
+#include "hv/base/todo.h"
 
 #define SECTOR 512
 #define HEADER_START 0x1f1
@@ -47,6 +48,14 @@ bool linux_is(struct bytes file)
  * more. */
 static int copy_header(struct bytes file, struct setup_header *out, struct error *err)
 {
+    /* EXERCISE 5.1: copy the setup header, which begins at HEADER_START, to *out, and judge it
+     * (boot.rst, "The Real-Mode Kernel Header"). Where it ends, the image says itself: the byte at
+     * HEADER_LENGTH_AT counts from HEADER_LENGTH_FROM. It may be shorter than the structure (then
+     * the rest of *out is 0) or longer (what we have no names for is not copied), but not longer
+     * than the file. Broken, -ENOEXEC: a header that the file cuts short, or that ends before
+     * hardware_subarch, the first field after those of VERSION_MIN. Not for us, -ENOTSUP: a version
+     * below VERSION_MIN, a zImage (LOADED_HIGH clear). The version is judged before its length. */
+    // SOLUTION 5.1
     size_t end = HEADER_LENGTH_FROM + (size_t)file.data[HEADER_LENGTH_AT];
     size_t size = end - HEADER_START;
 
@@ -63,6 +72,7 @@ static int copy_header(struct bytes file, struct setup_header *out, struct error
     if (!(out->loadflags & LOADED_HIGH))
         return error_set(err, -ENOTSUP, "a zImage, which loads below 1 MiB; build a bzImage");
     return 0;
+    // END 5.1
 }
 
 /* boot.rst, Details of Header Fields: what loaders assume where a field is missing. */
@@ -93,6 +103,13 @@ static int check_alignment(const struct setup_header *h, struct error *err)
 static int find_kernel(struct bytes file, const struct setup_header *h, struct bytes *out,
                        struct error *err)
 {
+    /* EXERCISE 5.2: find the protected-mode part in the file (boot.rst, "Details of Header Fields":
+     * setup_sects, syssize). It begins after the boot sector and setup_sects sectors more, of which
+     * 0 means DEFAULT_SETUP_SECTS; syssize counts it in paragraphs of 16 bytes, the last of them
+     * perhaps not full, and 0 means that it goes on to the end of the file. *out is exactly what
+     * belongs to it and is in the file. -ENOEXEC if it begins at the end of the file or later, or
+     * if the file lacks a whole paragraph or more of it. The header's numbers are an attacker's. */
+    // SOLUTION 5.2
     unsigned sectors = h->setup_sects == 0 ? DEFAULT_SETUP_SECTS : h->setup_sects;
     size_t start = (size_t)(sectors + 1) * SECTOR;
     uint64_t size = (uint64_t)h->syssize * 16;
@@ -108,6 +125,11 @@ static int find_kernel(struct bytes file, const struct setup_header *h, struct b
     if (size != 0 && size < out->size)
         out->size = size;
     return 0;
+    // ELSE
+    // (void)todo("5.2"); /* and go on as if there were none */
+    // *out = (struct bytes){0};
+    // return 0;
+    // END 5.2
 }
 
 static int find_payload(struct bytes kernel, const struct setup_header *h, struct bytes *out,

@@ -39,15 +39,15 @@ static int open_stdout(struct session *s, struct chr **out)
 
 static int open_by_name(struct session *s, const char *spec, unsigned port, struct chr **out)
 {
-    if (strcmp(spec, "stdout") == 0)
-        return open_stdout(s, out);
     // lab 04 {
     if (strcmp(spec, "stdio") == 0)
         return chr_fds_create(s->loop, STDIN_FILENO, STDOUT_FILENO, on_escape, s, out);
     if (strcmp(spec, "pty") == 0)
         return open_pty(s, port, out);
     // }
-    return chr_null_create(out);
+    if (strcmp(spec, "none") == 0)
+        return chr_null_create(out);
+    return open_stdout(s, out);
 }
 
 static int open_back_end(struct session *s, const char *spec, unsigned port, struct chr **out,

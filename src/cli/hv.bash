@@ -41,6 +41,7 @@ _hv_value() {
     --irqchip) _hv_words "on off" "$2" ;;
     --serial | --debug-port) _hv_back_end "$2" ;;
     --log-level) _hv_words "error warning info debug" "$2" ;;
+    --gdb) _hv_words "1234 0 unix:" "$2" ;;
     --append | -p | --load | --entry | --file-limit | --trace-events | --last | -n) COMPREPLY=() ;;
     *) return 1 ;;
     esac

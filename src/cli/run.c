@@ -39,6 +39,7 @@ static void complain_of(const struct error *err)
 static void session_fini(struct session *s)
 {
     machine_destroy(s->machine);
+    gdb_server_destroy(s->gdb); // lab 04
     close_back_ends(s);
     trace_close(&s->trace); // lab 05
     // lab 04 {
@@ -68,6 +69,15 @@ static int session_init(struct session *s, struct error *err)
     // }
     if (open_back_ends(s, err) < 0)
         return STATUS_HOST;
+    // lab 04 {
+    if (s->opt.gdb != NULL) {
+        rc = gdb_server_create(s->opt.gdb, s->loop, &s->log, &s->gdb, err);
+        if (rc < 0) {
+            (void)error_prefix(err, 0, "--gdb %s", s->opt.gdb);
+            return rc == -EINVAL ? STATUS_USAGE : STATUS_HOST;
+        }
+    }
+    // }
     // lab 05 {
     if (s->opt.trace_path != NULL &&
         trace_create(s->opt.trace_path, s->opt.cpus, s->opt.trace_events, &s->trace, err) < 0)
@@ -214,6 +224,44 @@ static int status_with_output(struct session *s, const struct machine_outcome *o
     return status == STATUS_OK ? STATUS_HOST : status;
 }
 
+// lab 04 {
+/* Says how to go on, because a machine that does nothing looks like one that hangs. */
+static void say_how_to_go_on(const struct session *s)
+{
+    if (s->gdb != NULL)
+        log_msg(&s->log, LOG_INFO, "%s in gdb: %s", s->opt.pause ? "paused; go on" : "debug it",
+                gdb_server_command(s->gdb));
+    else if (s->opt.pause && s->opt.uses_stdin && isatty(STDIN_FILENO))
+        log_msg(&s->log, LOG_INFO, "paused before its first instruction; Ctrl-A p goes on");
+    else if (s->opt.pause)
+        log_msg(&s->log, LOG_INFO, "paused before its first instruction; kill -CONT %d goes on",
+                (int)getpid());
+}
+
+/* What is to happen before the first instruction: of each machine, and of the first. */
+static void prepare_debugging(struct session *s)
+{
+    if (s->gdb != NULL)
+        gdb_server_give(s->gdb, s->machine);
+    if (s->restarted)
+        return;
+    s->restarted = true;
+    if (s->opt.pause)
+        machine_pause(s->machine);
+    say_how_to_go_on(s);
+}
+
+static void finish_debugging(struct session *s, const struct machine_outcome *outcome, int status)
+{
+    bool reset = false;
+
+    (void)outcome;
+    reset = wants_reboot(s, outcome); // lab 05
+    if (s->gdb != NULL)
+        gdb_server_take(s->gdb, reset, status);
+}
+// }
+
 /* One machine from start to end. Returns an exit status. */
 static int run_once(struct session *s, struct machine_outcome *outcome)
 {
@@ -229,6 +277,7 @@ static int run_once(struct session *s, struct machine_outcome *outcome)
     // lab 04 {
     if (s->opt.uses_stdin && term_raw(STDIN_FILENO) < 0)
         log_msg(&s->log, LOG_WARN, "the terminal cannot be made raw");
+    prepare_debugging(s);
     // }
     if (machine_start(s->machine, &err) < 0 || machine_run(s->machine, outcome, &err) < 0) {
         term_restore(); // lab 04
@@ -239,9 +288,11 @@ static int run_once(struct session *s, struct machine_outcome *outcome)
     if (!wants_reboot(s, outcome)) // lab 05
         term_restore();            // lab 04
     report_end(s, outcome);
+    status = status_with_output(s, outcome, lost);
+    finish_debugging(s, outcome, status); // lab 04
     machine_destroy(s->machine);
     s->machine = NULL;
-    return status_with_output(s, outcome, lost);
+    return status;
 }
 
 static int run(const struct cli_command *cmd, int argc, char **argv)

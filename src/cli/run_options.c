@@ -148,6 +148,22 @@ static int set_irqchip(void *ctx, const char *value, struct error *err)
     ((struct run_options *)ctx)->irqchip = on;
     return 0;
 }
+
+static int set_gdb(void *ctx, const char *value, struct error *err)
+{
+    if (*value == '\0')
+        return error_set(err, -EINVAL, "give PORT, HOST:PORT or unix:PATH");
+    ((struct run_options *)ctx)->gdb = value;
+    return 0;
+}
+
+static int set_pause(void *ctx, const char *value, struct error *err)
+{
+    (void)value;
+    (void)err;
+    ((struct run_options *)ctx)->pause = true;
+    return 0;
+}
 // }
 
 // lab 05 {
@@ -287,6 +303,10 @@ static const struct cli_option port_options[] = {
 // }
 
 static const struct cli_option insight_options[] = {
+    // lab 04 {
+    {"gdb", 0, "WHERE", "let gdb connect, at PORT, HOST:PORT or unix:PATH", set_gdb},
+    {"pause", 0, NULL, "start stopped, until gdb, Ctrl-A p or SIGCONT says go", set_pause},
+    // }
     // lab 05 {
     {"trace", 0, "FILE", "record every exit; `hv trace FILE` shows them", set_trace},
     {"trace-events", 0, "N", "exits kept per CPU (default: 65536)", set_trace_events},

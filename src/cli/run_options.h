@@ -33,6 +33,8 @@ struct run_options {
     // lab 04 {
     bool irqchip;
     bool uses_stdin;
+    const char *gdb; /* where to listen for a debugger; NULL: nowhere */
+    bool pause;      /* start stopped */
     // }
     // lab 05 {
     const char *initrd;

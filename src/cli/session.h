@@ -10,6 +10,7 @@
 #include "cli/run_options.h"
 #include "hv/base/log.h"
 #include "hv/chr/chr.h"
+#include "hv/control/gdb.h" // lab 04
 #include "hv/machine/machine.h"
 
 /* Everything that lives from the first start to the last: machines come and go with each reboot. */
@@ -21,10 +22,12 @@ struct session {
     struct machine *machine; /* NULL between two */
     // lab 04 {
     struct loop *loop;
+    struct gdb_server *gdb; /* NULL without --gdb */
     int signal_fd;
     int stdout_watch; /* a duplicate of 1 whose end of life the loop notices */
     int signal;       /* the signal that ended us, or 0 */
     bool output_gone; /* stdout was closed by its reader */
+    bool restarted;   /* the next start is not the first */
     // }
     struct trace trace; // lab 05
 };

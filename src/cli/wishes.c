@@ -23,6 +23,30 @@ static void quit(struct session *s)
         machine_end(s->machine, &outcome);
 }
 
+/* A debugger that is connected has the say. */
+static bool may_go_on(const struct session *s)
+{
+    return s->machine != NULL && (s->gdb == NULL || !gdb_server_is_busy(s->gdb));
+}
+
+static void go_on(struct session *s)
+{
+    if (may_go_on(s) && machine_is_paused(s->machine))
+        machine_resume(s->machine);
+}
+
+static void pause_or_go_on(struct session *s)
+{
+    if (!may_go_on(s)) {
+        log_msg(&s->log, LOG_INFO, "the debugger decides when the machine runs");
+    } else if (machine_is_paused(s->machine)) {
+        machine_resume(s->machine);
+    } else {
+        machine_pause(s->machine);
+        log_msg(&s->log, LOG_INFO, "paused; Ctrl-A p goes on");
+    }
+}
+
 void on_escape(void *ctx, char c)
 {
     struct session *s = ctx;
@@ -31,6 +55,9 @@ void on_escape(void *ctx, char c)
     case 'x':
         quit(s);
         break;
+    case 'p':
+        pause_or_go_on(s);
+        break;
     // lab 05 {
     case 'b':
         if (s->machine != NULL)
@@ -38,7 +65,8 @@ void on_escape(void *ctx, char c)
         break;
     // }
     default:
-        (void)fprintf(stderr, "\r\nCtrl-A x  leave the machine\r\n");
+        (void)fprintf(stderr, "\r\nCtrl-A x  leave the machine\r\n"
+                              "Ctrl-A p  pause it, or let it go on\r\n");
         (void)fprintf(stderr, "Ctrl-A b  press its power button\r\n"); // lab 05
         (void)fprintf(stderr, "Ctrl-A a  send a Ctrl-A\r\n"
                               "Ctrl-A h  this help\r\n");
@@ -61,6 +89,7 @@ static void on_signal(void *ctx, uint32_t events)
         break;
     case SIGCONT:
         term_raw_again();
+        go_on(s);
         break;
     default:
         s->signal = (int)info.ssi_signo;

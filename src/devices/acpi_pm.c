@@ -16,6 +16,7 @@
 
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 
 /* PM1 status and enable, ACPI 6.5 tables 4.13 and 4.14. */
 #define PM1_TMR (1U << 0)
@@ -81,6 +82,14 @@ void acpi_pm_power_button(struct device *dev)
 
 /* --- Power (§4.8.3.2, §4.8.3.6) --- */
 
+/* EXERCISE 5.10: what ends the machine; pm->cfg.power() is to be told what. sleep_if_asked(): PM1
+ * control was written, and `written` is what (one byte of it, in its place; the other is 0). With
+ * SLP_EN set, a sleep type (SLP_TYP) that is S5's, pm->cfg.s5_slp_typ, powers the machine off;
+ * without it, or with another type, nothing happens (ACPI 6.5 §4.8.3.2.1, table 4.15).
+ * write_reset(): a byte written to the reset register resets if all bits of pm->cfg.reset_value are
+ * set in it. At port 0xCF9, where chip sets have this register, further bits choose between kinds
+ * of reset that are all the same here: Linux with reboot=pci writes 0x0E where ACPI says 0x06. */
+// SOLUTION 5.10
 static void sleep_if_asked(struct acpi_pm *pm, uint16_t written)
 {
     unsigned type = (written >> PM1_SLP_TYP_SHIFT) & PM1_SLP_TYP_MASK;
@@ -89,13 +98,23 @@ static void sleep_if_asked(struct acpi_pm *pm, uint16_t written)
         pm->cfg.power(pm->cfg.power_ctx, ACPI_POWER_OFF);
 }
 
-/* At port 0xCF9, where chip sets have this register, further bits choose between kinds of reset
- * that are all the same here: Linux with reboot=pci writes 0x0E where ACPI says 0x06. */
 static void write_reset(struct acpi_pm *pm, uint8_t value)
 {
     if ((value & pm->cfg.reset_value) == pm->cfg.reset_value)
         pm->cfg.power(pm->cfg.power_ctx, ACPI_POWER_RESET);
 }
+// ELSE
+// static void sleep_if_asked(struct acpi_pm *pm, uint16_t written)
+// {
+//     if (written & PM1_SLP_EN)
+//         (void)todo("5.10");
+// }
+//
+// static void write_reset(struct acpi_pm *pm, uint8_t value)
+// {
+//     (void)todo("5.10");
+// }
+// END 5.10
 
 /* --- The register file, byte by byte --- */
 

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 
 #define FIFO_SIZE 16
 #define DIVISOR_115200 1 /* of the 1.8432 MHz crystal; early consoles divide by what they find */
@@ -64,58 +65,8 @@ static bool is_loopback(const struct uart_regs *r)
     return r->mcr & UART_MCR_LOOP;
 }
 
-/* --- Interrupts ("Interrupt Identification Register", table III) --- */
-
-/* Bytes in the receive FIFO that make the data-available interrupt due. */
-static unsigned rx_trigger(const struct uart_regs *r)
-{
-    static const uint8_t levels[] = {1, 4, 8, 14};
-
-    return is_fifo_enabled(r) ? levels[r->fcr >> 6] : 1;
-}
-
-/* The interrupt of the highest priority that is due and enabled, as in IIR. */
-static uint8_t pending_interrupt(const struct uart_regs *r)
-{
-    if ((r->ier & UART_IER_RLSI) && r->overrun)
-        return UART_IIR_RLSI;
-    if ((r->ier & UART_IER_RDI) && r->rx_len > 0)
-        return r->rx_len >= rx_trigger(r) ? UART_IIR_RDI : UART_IIR_RX_TIMEOUT;
-    if ((r->ier & UART_IER_THRI) && r->thr_empty)
-        return UART_IIR_THRI;
-    if ((r->ier & UART_IER_MSI) && (r->msr & UART_MSR_ANY_DELTA))
-        return UART_IIR_MSI;
-    return UART_IIR_NO_INT;
-}
-
 /* Brings the interrupt line to what the registers say. Call after every change of them. */
-static void update_irq(struct uart16550 *u)
-{
-    bool gate_open = (u->regs.mcr & UART_MCR_OUT2) && !is_loopback(&u->regs);
-
-    irq_set(&u->irq, gate_open && pending_interrupt(&u->regs) != UART_IIR_NO_INT);
-}
-
-/* Reading IIR acknowledges the transmitter-empty interrupt, if that is what it shows. */
-static uint8_t read_iir(struct uart16550 *u)
-{
-    uint8_t id = pending_interrupt(&u->regs);
-
-    if (id == UART_IIR_THRI)
-        u->regs.thr_empty = false;
-    update_irq(u);
-    return is_fifo_enabled(&u->regs) ? id | IIR_FIFO_ENABLED : id;
-}
-
-/* The transmitter is always empty, so enabling its interrupt makes it due. Linux tests this. */
-static void write_ier(struct uart16550 *u, uint8_t value)
-{
-    value &= IER_MASK;
-    if ((value & UART_IER_THRI) && !(u->regs.ier & UART_IER_THRI))
-        u->regs.thr_empty = true;
-    u->regs.ier = value;
-    update_irq(u);
-}
+static void update_irq(struct uart16550 *u);
 
 /* --- Receiver --- */
 
@@ -124,8 +75,15 @@ static unsigned rx_capacity(const struct uart_regs *r)
     return is_fifo_enabled(r) ? FIFO_SIZE : 1;
 }
 
-/* A byte from the line. When there is no room, a FIFO keeps what it has, and the single receiver
- * buffer of the 16450 is overwritten; both report an overrun. */
+/* EXERCISE 4.5: the receiver. receive(): a byte comes from the line and goes behind those that wait
+ * in rx, a ring: rx_head is the place of the oldest, rx_len how many there are, rx_capacity() how
+ * many there may be. When that many wait already, it is an overrun ("Line Status Register", bit 1),
+ * and what is lost depends: a FIFO keeps what it has, while the single receiver buffer of the 16450
+ * is overwritten. read_rbr(): the guest takes the oldest byte, 0 if there is none. The interrupt
+ * line then has to be looked at again, and there is room now, which the back end must hear
+ * (chr_resume()). */
+// SOLUTION 4.5
+/* A byte from the line. */
 static void receive(struct uart_regs *r, uint8_t byte)
 {
     if (r->rx_len == rx_capacity(r)) {
@@ -151,6 +109,31 @@ static uint8_t read_rbr(struct uart16550 *u)
     chr_resume(u->chr);
     return byte;
 }
+// ELSE
+// static void receive(struct uart_regs *r, uint8_t byte)
+// {
+//     (void)todo("4.5");
+// }
+//
+// static uint8_t read_rbr(struct uart16550 *u)
+// {
+//     (void)todo("4.5");
+//     return 0;
+// }
+// BEFORE
+// /* One buffer, in which a later byte replaces an earlier one. */
+// static void receive(struct uart_regs *r, uint8_t byte)
+// {
+//     r->rx[0] = byte;
+//     r->rx_len = 1;
+// }
+//
+// static uint8_t read_rbr(struct uart16550 *u)
+// {
+//     u->regs.rx_len = 0;
+//     return u->regs.rx[0];
+// }
+// END 4.5
 
 static void reset_rx(struct uart16550 *u)
 {
@@ -181,7 +164,133 @@ static void uart_input(void *ctx, const uint8_t *data, size_t len)
     dev_unlock(&u->dev);
 }
 
-/* --- Transmitter --- */
+/* --- Transmitter and line status ("Line Status Register") --- */
+
+/* EXERCISE 2.9: transmit(): the byte goes out to u->chr; in loop-back mode it reaches the chip's
+ * own receiver instead, and nothing leaves. line_status(): the register that software polls. Here
+ * the line takes no time: the transmitter is always empty, and so is its shift register. The
+ * receiver has data while rx_len is not 0, and has lost some if `overrun` says so. The bits are
+ * UART_LSR_* of <linux/serial_reg.h>. */
+// SOLUTION 2.9
+/* Loop-back sends to the own receiver, and nothing leaves the chip. */
+static void transmit(struct uart16550 *u, uint8_t byte)
+{
+    if (is_loopback(&u->regs))
+        receive(&u->regs, byte);
+    else
+        chr_write(u->chr, &byte, 1);
+}
+
+static uint8_t line_status(const struct uart_regs *r)
+{
+    uint8_t value = UART_LSR_THRE | UART_LSR_TEMT;
+
+    if (r->rx_len > 0)
+        value |= UART_LSR_DR;
+    if (r->overrun)
+        value |= UART_LSR_OE;
+    return value;
+}
+// ELSE
+// static void transmit(struct uart16550 *u, uint8_t byte)
+// {
+//     (void)todo("2.9");
+// }
+//
+// static uint8_t line_status(const struct uart_regs *r)
+// {
+//     (void)todo("2.9");
+//     return UINT8_MAX;
+// }
+// END 2.9
+
+/* --- Interrupts ("Interrupt Identification Register", table III) --- */
+
+/* EXERCISE 4.6: which interrupt? The guest reads the answer in IIR: the interrupt of the highest
+ * priority among those that are due and enabled (IER), or UART_IIR_NO_INT. Due are, from the
+ * highest on: receiver line status, when an overrun has happened (UART_IIR_RLSI); received data,
+ * when as many bytes wait as FCR's upper two bits say, 1, 4, 8 or 14, or one where the FIFO is off
+ * (UART_IIR_RDI); on the same enable bit the time-out, when some wait, but fewer
+ * (UART_IIR_RX_TIMEOUT); transmitter empty, when thr_empty is set (UART_IIR_THRI); modem status,
+ * when a delta bit is set (UART_IIR_MSI). Reading IIR acknowledges the transmitter's interrupt, but
+ * only if that is the one it shows. With the FIFOs on, IIR_FIFO_ENABLED is set beside the answer.
+ */
+// SOLUTION 4.6
+/* Bytes in the receive FIFO that make the data-available interrupt due. */
+static unsigned rx_trigger(const struct uart_regs *r)
+{
+    static const uint8_t levels[] = {1, 4, 8, 14};
+
+    return is_fifo_enabled(r) ? levels[r->fcr >> 6] : 1;
+}
+
+/* The interrupt of the highest priority that is due and enabled, as in IIR. */
+static uint8_t pending_interrupt(const struct uart_regs *r)
+{
+    if ((r->ier & UART_IER_RLSI) && r->overrun)
+        return UART_IIR_RLSI;
+    if ((r->ier & UART_IER_RDI) && r->rx_len > 0)
+        return r->rx_len >= rx_trigger(r) ? UART_IIR_RDI : UART_IIR_RX_TIMEOUT;
+    if ((r->ier & UART_IER_THRI) && r->thr_empty)
+        return UART_IIR_THRI;
+    if ((r->ier & UART_IER_MSI) && (r->msr & UART_MSR_ANY_DELTA))
+        return UART_IIR_MSI;
+    return UART_IIR_NO_INT;
+}
+
+/* Reading IIR acknowledges the transmitter-empty interrupt, if that is what it shows. */
+static uint8_t read_iir(struct uart16550 *u)
+{
+    uint8_t id = pending_interrupt(&u->regs);
+
+    if (id == UART_IIR_THRI)
+        u->regs.thr_empty = false;
+    update_irq(u);
+    return is_fifo_enabled(&u->regs) ? id | IIR_FIFO_ENABLED : id;
+}
+// ELSE
+// static uint8_t pending_interrupt(const struct uart_regs *r)
+// {
+//     (void)todo("4.6");
+//     return UART_IIR_NO_INT;
+// }
+//
+// static uint8_t read_iir(struct uart16550 *u)
+// {
+//     return pending_interrupt(&u->regs);
+// }
+// BEFORE
+// /* Nothing interrupts yet. */
+// static uint8_t read_iir(struct uart16550 *u)
+// {
+//     return is_fifo_enabled(&u->regs) ? UART_IIR_NO_INT | IIR_FIFO_ENABLED : UART_IIR_NO_INT;
+// }
+// END 4.6
+
+/* EXERCISE 4.7: the chip's interrupt pin, and what moves it. update_irq(): the line is high exactly
+ * while some interrupt is pending and the gate is open. The gate is OUT2 (MCR), which loop-back
+ * forces inactive. write_ier(): IER has four bits. The transmitter is always empty, so its
+ * interrupt is due at the moment at which it is enabled, but not again when it was enabled before.
+ * write_thr(): the write itself takes the transmitter's interrupt away, the byte is sent with
+ * transmit(), and that it has left makes the interrupt due again. The controller at the other end
+ * listens to edges: it has to see both changes. */
+// SOLUTION 4.7
+static void update_irq(struct uart16550 *u)
+{
+    bool gate_open = (u->regs.mcr & UART_MCR_OUT2) && !is_loopback(&u->regs);
+
+    irq_set(&u->irq, gate_open && pending_interrupt(&u->regs) != UART_IIR_NO_INT);
+}
+
+/* The transmitter is always empty, so enabling its interrupt makes it due. Linux tests this. */
+static void write_ier(struct uart16550 *u, uint8_t value)
+{
+    value &= IER_MASK;
+    if ((value & UART_IER_THRI) && !(u->regs.ier & UART_IER_THRI))
+        u->regs.thr_empty = true;
+    u->regs.ier = value;
+    update_irq(u);
+}
 
 /* The write clears the transmitter-empty interrupt; that the byte has left raises it again. Both
  * edges reach the interrupt controller: a handler may send without ever reading IIR. */
@@ -189,13 +298,42 @@ static void write_thr(struct uart16550 *u, uint8_t byte)
 {
     u->regs.thr_empty = false;
     update_irq(u);
-    if (is_loopback(&u->regs))
-        receive(&u->regs, byte);
-    else
-        chr_write(u->chr, &byte, 1);
+    transmit(u, byte);
     u->regs.thr_empty = true;
     update_irq(u);
 }
+// ELSE
+// static void update_irq(struct uart16550 *u)
+// {
+//     (void)u;
+// }
+//
+// static void write_ier(struct uart16550 *u, uint8_t value)
+// {
+//     (void)todo("4.7");
+//     u->regs.ier = value;
+// }
+//
+// static void write_thr(struct uart16550 *u, uint8_t byte)
+// {
+//     transmit(u, byte);
+// }
+// BEFORE
+// static void update_irq(struct uart16550 *u)
+// {
+//     (void)u; /* nothing interrupts yet */
+// }
+//
+// static void write_ier(struct uart16550 *u, uint8_t value)
+// {
+//     u->regs.ier = value & IER_MASK;
+// }
+//
+// static void write_thr(struct uart16550 *u, uint8_t byte)
+// {
+//     transmit(u, byte);
+// }
+// END 4.7
 
 /* --- FIFO control ("FIFO Control Register") --- */
 
@@ -210,17 +348,11 @@ static void write_fcr(struct uart16550 *u, uint8_t value)
     update_irq(u);
 }
 
-/* --- Line status ("Line Status Register") --- */
-
 /* Reading it clears the errors. */
 static uint8_t read_lsr(struct uart16550 *u)
 {
-    uint8_t value = UART_LSR_THRE | UART_LSR_TEMT;
+    uint8_t value = line_status(&u->regs);
 
-    if (u->regs.rx_len > 0)
-        value |= UART_LSR_DR;
-    if (u->regs.overrun)
-        value |= UART_LSR_OE;
     u->regs.overrun = false;
     update_irq(u);
     return value;
@@ -271,21 +403,43 @@ static uint8_t read_msr(struct uart16550 *u)
 
 /* --- The register file --- */
 
-static bool is_divisor_access(const struct uart_regs *r)
+/* The byte of the divisor latch that an access at `offset` means; NULL: it means another register.
+ */
+static uint8_t *divisor_byte(struct uart_regs *r, uint64_t offset)
 {
-    return r->lcr & UART_LCR_DLAB;
+    /* EXERCISE 2.8: twelve registers at eight addresses. While DLAB, the top bit of LCR, is set,
+     * the two lowest addresses are the divisor latch, low byte (dll) and high byte (dlm), for
+     * reading and writing alike ("Line Control Register", "Programmable Baud Generator"). */
+    // SOLUTION 2.8
+    if (!(r->lcr & UART_LCR_DLAB))
+        return NULL;
+    switch (offset) {
+    case UART_DLL:
+        return &r->dll;
+    case UART_DLM:
+        return &r->dlm;
+    default:
+        return NULL;
+    }
+    // ELSE
+    // (void)todo("2.8");
+    // return NULL;
+    // END 2.8
 }
 
 static uint64_t uart_read(struct device *dev, uint64_t offset, unsigned size)
 {
     struct uart16550 *u = container_of(dev, struct uart16550, dev);
+    const uint8_t *divisor = divisor_byte(&u->regs, offset);
 
     (void)size;
+    if (divisor)
+        return *divisor;
     switch (offset) {
     case UART_RX:
-        return is_divisor_access(&u->regs) ? u->regs.dll : read_rbr(u);
+        return read_rbr(u);
     case UART_IER:
-        return is_divisor_access(&u->regs) ? u->regs.dlm : u->regs.ier;
+        return u->regs.ier;
     case UART_IIR:
         return read_iir(u);
     case UART_LCR:
@@ -306,21 +460,20 @@ static uint64_t uart_read(struct device *dev, uint64_t offset, unsigned size)
 static void uart_write(struct device *dev, uint64_t offset, unsigned size, uint64_t value)
 {
     struct uart16550 *u = container_of(dev, struct uart16550, dev);
+    uint8_t *divisor = divisor_byte(&u->regs, offset);
     uint8_t byte = (uint8_t)value;
 
     (void)size;
+    if (divisor) {
+        *divisor = byte;
+        return;
+    }
     switch (offset) {
     case UART_TX:
-        if (is_divisor_access(&u->regs))
-            u->regs.dll = byte;
-        else
-            write_thr(u, byte);
+        write_thr(u, byte);
         break;
     case UART_IER:
-        if (is_divisor_access(&u->regs))
-            u->regs.dlm = byte;
-        else
-            write_ier(u, byte);
+        write_ier(u, byte);
         break;
     case UART_FCR:
         write_fcr(u, byte);

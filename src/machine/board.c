@@ -10,6 +10,7 @@
 
 #include "hv/acpi/fixed.h"      // lab 05
 #include "hv/base/num.h"        // lab 05
+#include "hv/base/todo.h"       // lab 04
 #include "hv/devices/acpi_pm.h" // lab 05
 #include "hv/devices/debug_exit.h"
 #include "hv/devices/debug_port.h"
@@ -21,7 +22,11 @@
 
 /* --- what the devices' outputs are connected to --- */
 
-// lab 04 {
+/* EXERCISE 4.4: from a device's pin to KVM's controllers. gsi_line(): an irq_line (irq_init())
+ * whose changes arrive, as levels of this GSI, at vm_irq_line(); write the function that it calls,
+ * too. A machine that was configured without the controllers (cfg.irqchip) has nobody to tell, and
+ * a KVM that does not know the GSI is no reason to disturb the device. */
+// SOLUTION 4.4
 static void drive_gsi(void *ctx, uint32_t gsi, bool level)
 {
     struct machine *m = ctx;
@@ -37,7 +42,14 @@ static struct irq_line gsi_line(struct machine *m, uint32_t gsi)
     irq_init(&line, drive_gsi, m, gsi);
     return line;
 }
+// ELSE
+// static struct irq_line gsi_line(struct machine *m, uint32_t gsi)
+// {
+//     (void)todo("4.4");
+//     return (struct irq_line){0};
 // }
+// BEFORE
+// END 4.4
 
 static void end_from_device(struct machine *m, enum machine_end end, uint32_t value)
 {

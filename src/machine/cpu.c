@@ -72,6 +72,8 @@ void cpu_end_machine(struct cpu *cpu, enum machine_end end, uint32_t value)
 {
     const struct machine_outcome outcome = {.end = end, .cpu = cpu->vcpu.id, .value = value};
 
+    if (debug_delay_death(cpu, &outcome)) // lab 04
+        return;                           // lab 04
     machine_end(cpu->m, &outcome);
 }
 
@@ -83,6 +85,18 @@ static void handle_exit(struct cpu *cpu)
 
     serve_exit(cpu);
     observe_answer(cpu, e); // lab 05
+}
+
+bool cpu_run_once(struct cpu *cpu)
+{
+    observe_entry(cpu); // lab 05
+    int rc = vcpu_run(&cpu->vcpu);
+
+    if (rc == 0)
+        handle_exit(cpu);
+    else if (rc != -EINTR)
+        cpu_end_machine(cpu, MACHINE_HOST_ERROR, (uint32_t)-rc);
+    return rc == 0;
 }
 
 /* Looked at before every entry. */
@@ -100,14 +114,13 @@ static void *cpu_main(void *arg)
     struct cpu *cpu = arg;
 
     this_cpu = cpu;
-    while (may_run(cpu)) {
-        observe_entry(cpu); // lab 05
-        int rc = vcpu_run(&cpu->vcpu);
-        if (rc == 0)
-            handle_exit(cpu);
-        else if (rc != -EINTR)
-            cpu_end_machine(cpu, MACHINE_HOST_ERROR, (uint32_t)-rc);
-    }
+    // lab 04 {
+    /* A pause from before there was this thread has left it set, and may be over again. Whoever
+     * kicks from now on has changed the world before, which may_run() sees. */
+    __atomic_store_n(&cpu->vcpu.run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+    // }
+    while (may_run(cpu))
+        (void)cpu_run_once(cpu);
     return NULL;
 }
 

@@ -251,6 +251,31 @@ static void print_code(const struct scene *s, FILE *out)
     (void)fprintf(out, "\n");
 }
 
+// lab 04 {
+void machine_print_regs(const struct machine *m, unsigned cpu, FILE *out)
+{
+    const struct vcpu *vcpu = &m->cpus[cpu].vcpu;
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+
+    if (vcpu_get_regs(vcpu, &regs) == 0 && vcpu_get_sregs(vcpu, &sregs) == 0)
+        x86_print_regs(&regs, &sregs, out);
+}
+
+void machine_print_walk(const struct machine *m, unsigned cpu, uint64_t va, FILE *out)
+{
+    const struct vcpu *vcpu = &m->cpus[cpu].vcpu;
+    struct page_walk walk;
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+
+    if (vcpu_get_regs(vcpu, &regs) < 0 || vcpu_get_sregs(vcpu, &sregs) < 0)
+        return;
+    page_walk(&m->mem, &sregs, regs.rflags, va, PAGE_READ, sregs.ss.dpl == 3, &walk);
+    page_walk_print(&walk, out);
+}
+// }
+
 static void print_state(const struct scene *s, FILE *out)
 {
     (void)fprintf(out, "Registers of CPU %u, %s", s->outcome->cpu,

@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 
 // lab 05 {
 /* Where the BIOS data area keeps what kernels look for. */
@@ -44,13 +45,26 @@ void layout_describe(uint64_t memory, bool acpi, struct boot_layout *out)
         .scratch_end = LAYOUT_SCRATCH_END,
         .rsdp = acpi ? LAYOUT_RSDP : 0,
     };
+    /* EXERCISE 5.3: the memory map, sorted, that loaders place things by and that the guest will
+     * believe (layout.h draws it). Conventional memory ends where the EBDA begins. What lies
+     * between the EBDA and 1 MiB is reserved: video memory, firmware, the ACPI tables. Then RAM as
+     * far as it goes, at most to the hole below 4 GiB; what the hole displaced begins at 4 GiB. In
+     * the hole only the pages that KVM itself occupies are named, from LAYOUT_IDENTITY_MAP to the
+     * hole's end, as reserved: no device may be put there. What is in no range is free for devices.
+     */
+    // SOLUTION 5.3
     add_range(out, 0, LAYOUT_EBDA, BOOT_RANGE_RAM);
     add_range(out, LAYOUT_EBDA, LAYOUT_HIGH, BOOT_RANGE_RESERVED);
     add_range(out, LAYOUT_HIGH, low, BOOT_RANGE_RAM);
-    /* What KVM itself occupies must not become a device's window. */
     add_range(out, LAYOUT_IDENTITY_MAP, LAYOUT_HOLE_END, BOOT_RANGE_RESERVED);
     if (memory > low)
         add_range(out, LAYOUT_HOLE_END, LAYOUT_HOLE_END + (memory - low), BOOT_RANGE_RAM);
+    // ELSE
+    // (void)todo("5.3");
+    // add_range(out, 0, low, BOOT_RANGE_RAM);
+    // BEFORE
+    // add_range(out, 0, low, BOOT_RANGE_RAM);
+    // END 5.3
 }
 // }
 

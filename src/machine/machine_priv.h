@@ -13,6 +13,7 @@
 #include "hv/bus/irq.h"     // lab 04
 #include "hv/kvm/irqchip.h" // lab 04
 #include "hv/kvm/kvm.h"
+#include "hv/machine/debug.h" // lab 04
 #include "hv/machine/machine.h"
 
 // lab 05 {
@@ -33,7 +34,14 @@ struct cpu {
     struct vcpu vcpu;
     pthread_t thread;
     bool started; /* thread is valid; main thread only */
-    bool parked; /* out of the guest, waiting; guarded by machine.world_lock */ // lab 04
+    // lab 04 {
+    /* Guarded by machine.world_lock. */
+    bool parked;            /* out of the guest, waiting */
+    bool held;              /* stays parked while the world runs; changes only while it is parked */
+    bool has_stop;          /* stop waits to be reported to the debugger */
+    struct debug_stop stop; /* written by the vCPU's thread, read by others while it is parked */
+    bool dying;             /* it stopped with DEBUG_DYING: it must not enter the guest again */
+    // }
     // lab 05 {
     /* Written by the vCPU's thread; read by others only while it is parked or gone. */
     uint64_t exits[EXIT_REASONS];
@@ -67,8 +75,15 @@ struct machine {
 
     _Atomic int world; /* enum world */
     // lab 04 {
-    pthread_mutex_t world_lock; /* guards parked of all cpus, and changes of world */
+    pthread_mutex_t world_lock; /* guards a cpu's fields that say so, and changes of world */
     pthread_cond_t world_change;
+    struct debugger {
+        const struct debug_ops *ops; /* borrowed */
+        void *ctx;                   /* borrowed */
+        bool has_turn;               /* main thread only */
+        _Atomic bool attached;       /* set: ops and ctx are valid, and dying is put off */
+        _Atomic bool called;         /* a cpu has_stop; pairs with the load in debug_deliver() */
+    } debugger;
     // }
 
     pthread_mutex_t
@@ -93,6 +108,9 @@ int cpu_enter(const struct cpu *cpu, const struct boot_entry *entry,
 int cpu_start_thread(struct cpu *cpu, struct error *err) HV_MUST_CHECK;
 /* The vCPU whose thread this is, or NULL. */
 struct cpu *cpu_current(void);
+/* Enters the guest once and has its exit served. False: there was none, something else wanted the
+ * vCPU out. On its own thread only. */
+bool cpu_run_once(struct cpu *cpu);
 /* machine_end(), with the vCPU that brought it about. */
 void cpu_end_machine(struct cpu *cpu, enum machine_end end, uint32_t value);
 
@@ -110,9 +128,23 @@ void world_set(struct machine *m, enum world world);
 /* For a vCPU that finds that machine.world is not WORLD_RUN: parks until it changes. False: the
  * thread has to end. */
 bool world_obey(struct cpu *cpu);
-/* Blocks all signals but the kick, which the next thread inherits; the others belong to the main
- * thread. *old: what was blocked before. */
+/* Before a vCPU's thread is made: sets what is blocked in it, and the kick's handler. *old: what
+ * was blocked before, for afterwards. */
 void world_prepare_thread(sigset_t *old);
+
+/* debug.c. For the vCPU's thread: an exit was a debugger's trap. */
+void debug_trap(struct cpu *cpu);
+/* Likewise, if this port access is one. */
+bool debug_is_trap(struct cpu *cpu);
+/* The same, when the guest is about to die. False: there is no debugger to look at it. */
+bool debug_delay_death(struct cpu *cpu, const struct machine_outcome *outcome);
+/* For the main thread: calls the debugger if a vCPU has stopped for it. */
+void debug_deliver(struct machine *m);
+/* For KVM_SET_GUEST_DEBUG; `known`: the flags that this KVM has. */
+void debug_encode(const struct debug_traps *traps, uint32_t known, struct kvm_guest_debug *out);
+
+/* debug_probe.c */
+struct debug_means debug_probe(const char *kvm_path);
 // }
 
 // lab 05 {

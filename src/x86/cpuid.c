@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 
 #define BIT(n) (1U << (n))
 
@@ -35,6 +36,7 @@
 #define ADDED_ENTRIES_MAX (2 * TOPOLOGY_SUBLEAVES + 1)
 
 /* Where the rows below need to say so. */
+#define EBX1_CLFLUSH 0xff00U
 #define ECX1_X2APIC BIT(21)
 #define ECX1_TSC_DEADLINE BIT(24)
 #define ECX1_HYPERVISOR BIT(31)
@@ -160,6 +162,15 @@ static uint32_t *entry_reg(struct kvm_cpuid_entry2 *e, enum cpuid_reg reg)
     return &e->edx;
 }
 
+/* EXERCISE 5.7: the policy's work on one entry of KVM's table. is_hidden_leaf(): does a row of
+ * `hidden_leaves` name this leaf, and does its condition hold? hide_bits(): clear, in the entry's
+ * registers, what the rows of `hidden_bits` for this leaf and subleaf name, where their condition
+ * holds (without one, always). adjust_features(), for leaf 1: the guest is told that there is a
+ * hypervisor (SDM 2A, CPUID.1:ECX[31] is reserved for that; AMD APM 3, CPUID Fn0000_0001_ECX); it
+ * has a TSC deadline timer if the policy says so and only then (KVM's table does not know);
+ * and EBX 15:8, the size of a cache line that CLFLUSH takes, in units of 8 bytes, is that of 64
+ * bytes where the table says 0. Every bit that nothing above names stays as KVM gave it. */
+// SOLUTION 5.7
 static bool is_hidden_leaf(uint32_t leaf, const struct cpu_policy *policy)
 {
     for (size_t i = 0; i < ARRAY_LEN(hidden_leaves); i++) {
@@ -182,6 +193,36 @@ static void hide_bits(struct kvm_cpuid_entry2 *e, const struct cpu_policy *polic
     }
 }
 
+static void adjust_features(struct kvm_cpuid_entry2 *e, const struct view *view)
+{
+    e->ecx = (e->ecx & ~ECX1_TSC_DEADLINE) | ECX1_HYPERVISOR;
+    if (view->policy->tsc_deadline)
+        e->ecx |= ECX1_TSC_DEADLINE;
+    if ((e->ebx & EBX1_CLFLUSH) == 0)
+        e->ebx |= 64 / 8 << 8;
+}
+// ELSE
+// static bool is_hidden_leaf(uint32_t leaf, const struct cpu_policy *policy)
+// {
+//     for (size_t i = 0; i < ARRAY_LEN(hidden_leaves); i++)
+//         if (todo("5.7") == 0) /* does row i apply? */
+//             return true;
+//     return false;
+// }
+//
+// static void hide_bits(struct kvm_cpuid_entry2 *e, const struct cpu_policy *policy)
+// {
+//     for (size_t i = 0; i < ARRAY_LEN(hidden_bits); i++)
+//         if (todo("5.7") == 0) /* does row i apply? */
+//             *entry_reg(e, hidden_bits[i].reg) &= ~hidden_bits[i].bits;
+// }
+//
+// static void adjust_features(struct kvm_cpuid_entry2 *e, const struct view *view)
+// {
+//     (void)todo("5.7");
+// }
+// END 5.7
+
 /* --- the policy: what differs per machine and vCPU --- */
 
 /* How many low bits of an APIC id tell `n` CPUs apart. */
@@ -202,20 +243,28 @@ static void adjust_max_leaf(struct kvm_cpuid_entry2 *e, const struct view *view)
         e->eax = LEAF_TOPOLOGY;
 }
 
-static void adjust_features(struct kvm_cpuid_entry2 *e, const struct view *view)
+/* Leaf 1: the initial APIC id, and how many ids the package has room for. */
+static void adjust_apic_id(struct kvm_cpuid_entry2 *e, const struct view *view)
 {
-    const struct cpu_policy *policy = view->policy;
-    uint32_t ids = 1U << id_bits(policy->cpus);
+    /* EXERCISE 6.1: three fields of leaf 1, which KVM's table has from some processor of the host
+     * (SDM 2A "CPUID", leaf 01H; AMD APM 3 §E.3.2). EBX 31:24: the id of this
+     * vCPU's local APIC, which is its index. EBX 23:16: how many ids the package has room for, a
+     * power of two. EDX1_HTT: whether 23:16 is valid, which it is when there are several CPUs. The
+     * other bits of EBX and EDX stay as they are. */
+    // SOLUTION 6.1
+    unsigned cpus = view->policy->cpus;
+    uint32_t ids = 1U << id_bits(cpus);
 
     e->ebx = (e->ebx & 0x0000ffff) | ids << 16 | view->index << 24;
-    if ((e->ebx & 0xff00) == 0)
-        e->ebx |= 64 / 8 << 8; /* CLFLUSH line size in 8-byte units; 0 would be no line at all */
-    e->ecx = (e->ecx & ~ECX1_TSC_DEADLINE) | ECX1_HYPERVISOR;
-    if (policy->tsc_deadline)
-        e->ecx |= ECX1_TSC_DEADLINE;
     e->edx &= ~EDX1_HTT;
-    if (policy->cpus > 1)
-        e->edx |= EDX1_HTT; /* "EBX 23:16 is valid"; nothing about hyper-threads */
+    if (cpus > 1)
+        e->edx |= EDX1_HTT; /* of hyper-threads, in spite of its name, it says nothing */
+    // ELSE
+    // (void)todo("6.1");
+    // BEFORE
+    // e->ebx = (e->ebx & 0x0000ffff) | 1 << 16; /* one CPU, with the id 0 */
+    // e->edx &= ~EDX1_HTT;
+    // END 6.1
 }
 
 /* Caches: levels 1 and 2 belong to one core, higher ones to the package. */
@@ -285,6 +334,7 @@ struct adjustment {
 static const struct adjustment adjustments[] = {
     {0x0, adjust_max_leaf},
     {0x1, adjust_features},
+    {0x1, adjust_apic_id},
     {0x4, adjust_caches},
     {0x15, adjust_tsc},
     {LEAF_EXTENDED_MAX, adjust_extended_max},
@@ -308,11 +358,18 @@ static bool is_topology_leaf(uint32_t leaf)
     return leaf == LEAF_TOPOLOGY || leaf == LEAF_TOPOLOGY_V2 || leaf == LEAF_AMD_TOPOLOGY;
 }
 
-/* One level of leaf 0xB or 0x1F. EAX: how far to shift the id to number the next level's units;
- * EBX: logical processors in one unit; ECX: the level's type and number; EDX: the id. */
+/* One level of leaf 0xB or 0x1F. */
 static struct kvm_cpuid_entry2 topology_level(const struct view *view, uint32_t leaf,
                                               uint32_t subleaf)
 {
+    /* EXERCISE 6.2: subleaf 0 is the level of threads, 1 the one of cores, and the next ends the
+     * list (SDM 2A "CPUID", leaf 0BH; SDM 3A §8.9.1). EAX: by how many bits to shift an id to the
+     * right, so that what is left numbers the next level's units. EBX: the logical processors in
+     * one unit of the next level; 0 ends the list. ECX 15:8: the level's type, 1 threads, 2 cores,
+     * 0 the end; 7:0: the subleaf. EDX: this vCPU's id, in every subleaf, the last one too. A core
+     * has one thread here, the package has all cores. The table's reader looks for `index` only
+     * where KVM_CPUID_FLAG_SIGNIFCANT_INDEX says that it counts. */
+    // SOLUTION 6.2
     enum { TYPE_END, TYPE_THREAD, TYPE_CORE };
     unsigned cpus = view->policy->cpus;
     struct kvm_cpuid_entry2 e = {
@@ -332,6 +389,18 @@ static struct kvm_cpuid_entry2 topology_level(const struct view *view, uint32_t 
         e.ecx |= TYPE_CORE << 8;
     }
     return e;
+    // ELSE
+    // (void)todo("6.2");
+    // return (struct kvm_cpuid_entry2){.function = leaf, .index = subleaf};
+    // BEFORE
+    // /* EBX 0: nothing is said about levels, as on a processor that is alone. */
+    // return (struct kvm_cpuid_entry2){
+    //     .function = leaf,
+    //     .index = subleaf,
+    //     .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+    //     .ecx = subleaf,
+    // };
+    // END 6.2
 }
 
 static void add_topology(struct kvm_cpuid2 *table, const struct view *view)

@@ -17,15 +17,31 @@
  */
 #include "hv/x86/flat_modes.h"
 
+#include "hv/base/todo.h"
 #include "x86/x86_priv.h"
 
 #define FLAT_LIMIT 0xffffffff
 #define TSS_LIMIT 0x67 /* a TSS without an I/O permission map, SDM 3A §7.2.1 */
 
-/* --- single segments --- */
+/* What protected and long mode share beside the segments for code and data. */
+static void set_tables(struct kvm_sregs *sregs, uint64_t gdt)
+{
+    sregs->tr = x86_task_segment(X86_SEL_TSS, TSS_LIMIT);
+    sregs->ldt = x86_no_ldt();
+    sregs->gdt = (struct kvm_dtable){.base = gdt, .limit = X86_GDT_SIZE - 1};
+    sregs->idt = (struct kvm_dtable){0};
+    sregs->cr2 = 0;
+}
 
-/* All of the 4 GiB address space. In 64-bit mode base and limit are ignored, but VMX checks them.
- */
+/* --- protected mode --- */
+
+/* EXERCISE 3.1: protected mode with flat segments (SDM 3A §3.4.5). flat_segment() makes the hidden
+ * part that a load of `selector` would have left: base 0, all of the 4 GiB, in units of 4 KiB (the
+ * limit is in bytes here, whatever G says), 32 bits wide, for code or data, present, privilege
+ * level 0. x86_protected_mode(): CS has X86_SEL_CODE and TYPE_CODE; DS, ES, FS, GS and SS have
+ * X86_SEL_DATA and TYPE_DATA; set_tables() does the rest of the segments. CR0 has PE, and ET, which
+ * is always set; paging and all extensions are off. `sregs` may hold anything before. */
+// SOLUTION 3.1
 static struct kvm_segment flat_segment(uint16_t selector, uint8_t type)
 {
     return (struct kvm_segment){
@@ -39,7 +55,39 @@ static struct kvm_segment flat_segment(uint16_t selector, uint8_t type)
     };
 }
 
-/* A 64-bit code segment has L set and D clear: SDM 3A §5.2.1 reserves both set. */
+void x86_protected_mode(struct kvm_sregs *sregs, uint64_t gdt)
+{
+    set_tables(sregs, gdt);
+    x86_set_data_segments(sregs, flat_segment(X86_SEL_DATA, TYPE_DATA));
+    sregs->cs = flat_segment(X86_SEL_CODE, TYPE_CODE);
+    sregs->cr0 = CR0_PE | CR0_ET;
+    sregs->cr3 = 0;
+    sregs->cr4 = 0;
+    sregs->efer = 0;
+}
+// ELSE
+// static struct kvm_segment flat_segment(uint16_t selector, uint8_t type)
+// {
+//     (void)todo("3.1");
+//     return (struct kvm_segment){.selector = selector, .type = type};
+// }
+//
+// void x86_protected_mode(struct kvm_sregs *sregs, uint64_t gdt)
+// {
+//     set_tables(sregs, gdt);
+//     sregs->cs = flat_segment(X86_SEL_CODE, TYPE_CODE);
+// }
+// END 3.1
+
+/* --- long mode --- */
+
+/* EXERCISE 3.2: 64-bit mode. Its code segment is a flat one with L set and D clear: both set is
+ * reserved (SDM 3A §5.2.1). Base and limit are ignored in this mode, but VMX checks them still. The
+ * data segments are those of protected mode. The control registers are as they are after the
+ * sequence of SDM 3A §9.8.5: protection, paging with its root at `cr3`, physical address extension,
+ * long mode enabled and *active*. Beside them CR0.ET as ever, CR0.NE and CR0.WP, which 64-bit
+ * kernels expect, and EFER.NXE, so that pages can forbid execution. */
+// SOLUTION 3.2
 static struct kvm_segment long_code_segment(uint16_t selector)
 {
     struct kvm_segment code = flat_segment(selector, TYPE_CODE);
@@ -49,32 +97,10 @@ static struct kvm_segment long_code_segment(uint16_t selector)
     return code;
 }
 
-/* --- modes --- */
-
-/* What protected and long mode share: everything but the code segment and the control registers. */
-static void set_flat_tables(struct kvm_sregs *sregs, uint64_t gdt)
-{
-    x86_set_data_segments(sregs, flat_segment(X86_SEL_DATA, TYPE_DATA));
-    sregs->tr = x86_task_segment(X86_SEL_TSS, TSS_LIMIT);
-    sregs->ldt = x86_no_ldt();
-    sregs->gdt = (struct kvm_dtable){.base = gdt, .limit = X86_GDT_SIZE - 1};
-    sregs->idt = (struct kvm_dtable){0};
-    sregs->cr2 = 0;
-}
-
-void x86_protected_mode(struct kvm_sregs *sregs, uint64_t gdt)
-{
-    set_flat_tables(sregs, gdt);
-    sregs->cs = flat_segment(X86_SEL_CODE, TYPE_CODE);
-    sregs->cr0 = CR0_PE | CR0_ET;
-    sregs->cr3 = 0;
-    sregs->cr4 = 0;
-    sregs->efer = 0;
-}
-
 void x86_long_mode(struct kvm_sregs *sregs, uint64_t gdt, uint64_t cr3)
 {
-    set_flat_tables(sregs, gdt);
+    set_tables(sregs, gdt);
+    x86_set_data_segments(sregs, flat_segment(X86_SEL_DATA, TYPE_DATA));
     sregs->cs = long_code_segment(X86_SEL_CODE);
     sregs->cr0 = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
     sregs->cr3 = cr3;
@@ -83,11 +109,30 @@ void x86_long_mode(struct kvm_sregs *sregs, uint64_t gdt, uint64_t cr3)
      */
     sregs->efer = EFER_LME | EFER_LMA | EFER_NXE;
 }
+// ELSE
+// static struct kvm_segment long_code_segment(uint16_t selector)
+// {
+//     (void)todo("3.2");
+//     return flat_segment(selector, TYPE_CODE);
+// }
+//
+// void x86_long_mode(struct kvm_sregs *sregs, uint64_t gdt, uint64_t cr3)
+// {
+//     set_tables(sregs, gdt);
+//     sregs->cs = long_code_segment(X86_SEL_CODE);
+//     sregs->cr3 = cr3;
+// }
+// END 3.2
 
 /* --- the descriptor table --- */
 
-/* The eight bytes in memory that a load of the selector would read; SDM 3A §3.4.5, figure 3-8. With
- * G set the limit counts 4 KiB units. */
+/* EXERCISE 3.3: the descriptor table that holds, in memory, what the hidden parts hold already, so
+ * that the guest can load the selectors it was started with. descriptor() packs a segment into the
+ * eight bytes of SDM 3A figure 3-8: with G set its limit counts 4 KiB units. x86_write_gdt() writes
+ * X86_GDT_SIZE bytes to `gdt`: at each selector its descriptor, 0 elsewhere. Code is 64-bit code if
+ * `mode` is X86_LONG, else 32-bit code; data; and the task segment that set_tables() loads. The
+ * latter's descriptor has 16 bytes in long mode (§7.2.3), of which the upper half is base 63:32. */
+// SOLUTION 3.3
 static uint64_t descriptor(const struct kvm_segment *seg)
 {
     uint64_t limit = seg->g ? seg->limit >> 12 : seg->limit;
@@ -105,8 +150,6 @@ int x86_write_gdt(const struct mem *mem, uint64_t gdt, enum x86_mode mode)
         mode == X86_LONG ? long_code_segment(X86_SEL_CODE) : flat_segment(X86_SEL_CODE, TYPE_CODE);
     const struct kvm_segment data = flat_segment(X86_SEL_DATA, TYPE_DATA);
     const struct kvm_segment task = x86_task_segment(X86_SEL_TSS, TSS_LIMIT);
-    /* The last entry is the high half of a 16-byte TSS descriptor (SDM 3A §7.2.3): base 63:32, 0.
-     */
     const uint64_t table[X86_GDT_SIZE / 8] = {
         [X86_SEL_CODE / 8] = descriptor(&code),
         [X86_SEL_DATA / 8] = descriptor(&data),
@@ -115,3 +158,12 @@ int x86_write_gdt(const struct mem *mem, uint64_t gdt, enum x86_mode mode)
 
     return mem_write(mem, gdt, table, sizeof(table));
 }
+// ELSE
+// int x86_write_gdt(const struct mem *mem, uint64_t gdt, enum x86_mode mode)
+// {
+//     (void)mem;
+//     (void)gdt;
+//     (void)mode;
+//     return todo("3.3");
+// }
+// END 3.3

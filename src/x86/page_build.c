@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 #include "hv/x86/paging.h"
 #include "x86/x86_priv.h"
 
@@ -29,12 +30,6 @@
 static bool is_page_aligned(uint64_t n)
 {
     return n % PAGE_4K == 0;
-}
-
-/* Nine bits per level above the 12 of the page offset. */
-static unsigned table_index(uint64_t va, unsigned level)
-{
-    return va >> (12 + 9 * (level - 1)) & 511;
 }
 
 static int take_table(struct page_builder *b, uint64_t *out)
@@ -63,6 +58,20 @@ int page_builder_init(struct page_builder *b, const struct mem *mem, uint64_t st
         return err;
     *b = fresh;
     return 0;
+}
+
+/* --- one page --- */
+
+/* EXERCISE 3.4: put `entry` into the table of level `leaf` that translates `va`. Four tables lie on
+ * the way, PML4 (b->root), PDPT, PD, PT, each with 512 entries of 8 bytes; nine bits of the address
+ * select one in each. What is missing on the way is taken (take_table()) and entered, present,
+ * writable and for users: the last entry alone restricts. -EEXIST: on the way is a large page, or
+ * something is mapped where `entry` belongs; nothing that is there is changed. */
+// SOLUTION 3.4
+/* Nine bits per level above the 12 of the page offset. */
+static unsigned table_index(uint64_t va, unsigned level)
+{
+    return va >> (12 + 9 * (level - 1)) & 511;
 }
 
 /* The table that the entry at `entry_gpa` refers to; made when the entry is empty. */
@@ -105,7 +114,26 @@ static int map_one(struct page_builder *b, uint64_t va, uint64_t entry, unsigned
         return -EEXIST; /* a page, or a table of smaller pages */
     return mem_write_u64(b->mem, entry_gpa, entry);
 }
+// ELSE
+// static int map_one(struct page_builder *b, uint64_t va, uint64_t entry, unsigned leaf)
+// {
+//     (void)b;
+//     (void)va;
+//     (void)entry;
+//     (void)leaf;
+//     return todo("3.4");
+// }
+// END 3.4
 
+/* --- ranges --- */
+
+/* EXERCISE 3.5: map a range page by page. Refused with -EINVAL, before anything is mapped: numbers
+ * that are not page-aligned, flags other than LEAF_FLAGS, physical addresses from PHYSICAL_END on,
+ * and virtual addresses that are not canonical throughout (SDM 1 §3.3.7.1): a range lies wholly
+ * below CANONICAL_LOW_END or wholly from CANONICAL_HIGH_START on. An empty range is mapped already.
+ * A page is 2 MiB large, an entry of the PD with PTE_PAGE_SIZE, wherever both addresses and what is
+ * left of the range allow it, else 4 KiB. */
+// SOLUTION 3.5
 /* Canonical addresses are two ranges; a mapping lies in one of them. SDM 1 §3.3.7.1. */
 static bool is_canonical_range(uint64_t va, uint64_t size)
 {
@@ -138,3 +166,11 @@ int page_map(struct page_builder *b, uint64_t va, uint64_t pa, uint64_t size, ui
     }
     return 0;
 }
+// ELSE
+// int page_map(struct page_builder *b, uint64_t va, uint64_t pa, uint64_t size, uint64_t flags)
+// {
+//     if (size == PAGE_4K)
+//         return map_one(b, va, pa | flags | PTE_PRESENT, LEVEL_PT);
+//     return todo("3.5");
+// }
+// END 3.5

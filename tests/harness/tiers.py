@@ -24,6 +24,7 @@ LABVM_LIMIT = 900
 SYSTEM_LIMIT = 1200
 INTEL_LIMIT = 1800
 LABS_LIMIT = 300  # for one file of the course tool's tests
+SLIDES_LIMIT = 300
 VERIFY_LIMIT = 1500  # for all labs
 MACHINE_FAILED = 125  # labvm's exit status when the machine, not the command, came to grief
 MACHINE_TRIES = 3
@@ -121,8 +122,9 @@ def _unittest_results(report, path, outcome):
 
 
 def harness(options):
-    """The machinery below `tests/run` itself."""
+    """The machinery below `tests/run` itself, and what fetches the tools."""
     yield unittest_file(os.path.join(ROOT, "tests/harness/test_harness.py"), 120, options.text)
+    yield unittest_file(os.path.join(ROOT, "tests/setup/test_setup.py"), 120, options.text)
 
 
 # --- style -------------------------------------------------------------------------------------------
@@ -418,6 +420,11 @@ def verify(options):
         yield Group("lab verify", results, outcome.seconds)
 
 
+def slides(options):
+    """tests/slides: a browser looks at every page of the decks. Needs node, Marp and Chromium."""
+    yield unittest_file(os.path.join(ROOT, "tests/slides/test_slides.py"), SLIDES_LIMIT, options.text)
+
+
 ALL = {
     "harness": (harness, "the test machinery itself"),
     "style": (style, "layers, headers, format, wording"),
@@ -430,5 +437,6 @@ ALL = {
     "labvm": (labvm, "the lab machine"),
     "system": (system, "hv with guests"),
     "intel": (intel, "hv with guests under VT-x"),
+    "slides": (slides, "the decks in a browser"),
 }
-DEFAULT = [name for name in ALL if name != "intel"]  # which has a make target of its own
+DEFAULT = [name for name in ALL if name not in ("intel", "slides")]  # these have make targets of their own

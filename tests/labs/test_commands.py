@@ -223,7 +223,7 @@ class Lecturer(CommandCase):
             archive.writestr("labs/01-one/README.md", "x")
             archive.writestr(ADD, "x" * (80 << 20))
         out = os.path.join(self.scratch, "out")
-        self.lab("grade", "--submission", good, bad, broken, junk, bomb, "--jobs", "2", "--out", out, status=1)
+        self.lab("grade", "--submission", good, bad, broken, junk, bomb, "--jobs", "2", "--out", out, "--here", status=1)
         with open(os.path.join(out, "scores.csv"), encoding="utf-8", newline="") as file:
             rows = {row["submission"]: row for row in csv.DictReader(file)}
         self.assertEqual({name: (row["score"], row["verdict"]) for name, row in rows.items()}, {
@@ -237,7 +237,14 @@ class Lecturer(CommandCase):
     def test_a_directory_is_a_submission_too(self):
         self.started()
         self.solve()
-        self.assertIn("100/100", self.lab("grade", "--submission", self.path))
+        self.assertIn("100/100", self.lab("grade", "--submission", self.path, "--here"))
+
+    def test_without_a_lab_machine_it_says_so_and_runs_here(self):
+        self.started()
+        self.solve()
+        output = self.lab("grade", "--submission", self.path)
+        self.assertIn("no lab machine", output)
+        self.assertIn("100/100", output)
 
 
 class Author(CommandCase):
@@ -263,7 +270,8 @@ class Author(CommandCase):
         self.assertIn("ok   reference", output)
         self.assertIn("ok   mutant 1.1 minus", output)
         self.assertIn("FAIL mutant 1.2 nothing_changes", output)
-        self.assertIn("1 of 2 mutants caught", output)
+        self.assertRegex(output, r"01-one +1 of +2 mutants caught +50.0 %")
+        self.assertIn("1 mutants for 1.1, not 4", output)
         self.assertIn("FAIL documents", output)
         self.assertIn("solution.patch", output)
 
@@ -274,6 +282,23 @@ class Author(CommandCase):
         output = self.lab("verify", "2", status=1)
         self.assertIn("FAIL merge", output)
         self.assertIn("src/cli/main.c", output)
+
+    def test_verify_of_all_labs_adds_up(self):
+        report = os.path.join(self.scratch, "report.json")
+        output = self.lab("verify", "--json", report, status=1)
+        self.assertRegex(output, r"in all +1 of +2 mutants caught +50.0 % +\d+ s  failed")
+        self.assertRegex(output, r"ok   walk(.|\n)*ok   merge(.|\n)*ok   earlier")
+        names = [record["name"] for record in json.loads(self.get(self.scratch, "report.json"))]
+        self.assertIn("02-two walk", names)
+        self.assertEqual(len(names), len(set(names)))
+
+    def test_verify_finds_an_earlier_check_that_fails_later(self):
+        self.put(self.root, "labs/02-two/checks.py", FILES["labs/02-two/checks.py"])
+        self.change(self.root, "labs/01-one/checks.py", "got=run.out.split(b\"\\n\")[0])\n\n\ndef doubles",
+                    "got=run.out.split(b\"\\n\")[0])\n    lab.expect('lines', 3, len(run.out.split(b\"\\n\")))\n\n\ndef doubles")  # fmt: skip
+        output = self.lab("verify", "2", status=1)
+        self.assertIn("FAIL earlier", output)
+        self.assertIn("lab 1: sums", output)
 
     def test_verify_finds_a_skeleton_that_scores(self):
         self.put(self.root, "labs/01-one/checks.py", FILES["labs/01-one/checks.py"].replace("def large(lab):", "def large(lab):\n    return"))

@@ -161,6 +161,38 @@ class Hostile(GraderCase):
         self.sabotage(f'for (int fd = 1; fd < 64; fd++) dprintf(fd, "{fake}\\n");')
         self.assert_only_doubles_score(self.grade())
 
+    def forged(self, body, outside=""):
+        """What doubles, whose driver calls twice(), says of a twice() that reports for itself."""
+        self.workspace()
+        self.change(self.space, ADD, "return 2 * a;", f"{body}\n    return 3 * a + 1;")
+        head = "#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n#include <fcntl.h>\n"
+        self.change(self.space, ADD, '#include "base/base.h"\n', f'#include "base/base.h"\n{head}{outside}\n')
+        result = self.grade(exercise="1.2")
+        self.assertTrue(result["build"]["ok"], result["build"]["log"])
+        self.assertEqual(self.verdicts(result), {"doubles": grader.FAILED})
+        return result["checks"][0]["got"]
+
+    def test_a_function_that_reports_for_the_driver_forges_nothing(self):
+        said = r'dprintf(3, "{\"value\": %d}\n", 2 * a);'
+        self.assertIn("exit status 0", self.forged(f"{said} _exit(0);"))
+        self.assertIn("exit status 0", self.forged(f"{said} exit(0);"))
+        self.assertIn("something else", self.forged(said))
+        everywhere = r'for (int fd = 3; fd < 1000; fd++) dprintf(fd, "{\"value\": %d}\n", 2 * a);'
+        self.assertIn("something else", self.forged(f"{everywhere} _exit(0);"))
+
+    def test_nor_one_that_takes_the_drivers_descriptor_away(self):
+        said = r'dprintf(3, "{\"value\": %d}\n", 2 * a);'
+        self.forged(f'{said} dup2(open("/dev/null", O_WRONLY), 3);')
+        self.forged(f"{said} close(3);")
+
+    def test_nor_a_constructor(self):
+        said = r'for (int fd = 3; fd < 1000; fd++) dprintf(fd, "{\"value\": 8}\n");'
+        self.forged("", "__attribute__((constructor)) static void first(void) { %s _exit(0); }" % said)
+
+    def test_nor_a_write_of_their_own(self):
+        body = r'static char t[] = "{\"value\": 8}\n"; (void)fd; (void)p; (void)n; return (ssize_t)sizeof(t) - 1;'
+        self.forged("", "ssize_t write(int fd, const void *p, size_t n) { %s }" % body)
+
     def test_forks_and_kills_and_deletions_stay_inside(self):
         mine = os.path.join(self.root, "Makefile")
         self.sabotage(f'kill(getppid(), SIGKILL); unlink("{mine}"); system("rm -rf ../tree; rm -rf {self.space}/src");'

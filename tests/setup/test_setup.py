@@ -115,6 +115,33 @@ class Deps(Pretended):
         self.assertIn("has no apt", done.stderr)
         self.assertIn("zlib1g-dev", done.stderr)
 
+    def test_a_command_will_do_whoever_installed_it(self):
+        self.install_all_but("nodejs", "npm", "chromium", "chromium-browser")
+        for name in ("node", "npm", "google-chrome"):
+            self.tool(name, "")
+        done = self.run_tool(DEPS, "slides")
+        self.assertEqual(done.returncode, 0)
+        self.assertNotIn("apt", self.calls())
+
+    def test_npm_fetches_what_the_lock_says_once(self):
+        self.install_all_but()
+        self.tool("npm", "")
+        self.assertEqual(self.run_tool(DEPS, "--check", "slides").returncode, 1)
+        self.assertNotIn("npm ci", self.calls())
+        for _ in range(2):
+            self.assertEqual(self.run_tool(DEPS, "slides").returncode, 0)
+        self.assertEqual(self.calls().count("npm ci"), 1)
+        self.assertTrue(os.path.exists(self.path("cache", "slides", "package-lock.json")))
+
+    def test_without_network_npm_fails_and_is_tried_again(self):
+        self.install_all_but()
+        self.tool("npm", "exit 1")
+        for _ in range(2):
+            done = self.run_tool(DEPS, "slides")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("needs a network, once", done.stderr)
+        self.assertEqual(self.calls().count("npm ci"), 2)
+
     def test_unknown_set_is_usage(self):
         self.assertEqual(self.run_tool(DEPS, "everything").returncode, 2)
         self.assertEqual(self.run_tool(DEPS).returncode, 2)

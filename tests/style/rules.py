@@ -13,6 +13,8 @@ import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
+from course import decks, figures
+
 C_FILES = r".*\.[ch]"
 LIBRARY = r"(src|include/hv)/(?!cli/).*\.[ch]"
 
@@ -309,6 +311,6 @@ def file_length(tree):
 RULES = [
     layers, private_headers, own_header_first, kvm_header, guest_pointers, no_output_below_cli, no_mutable_state,
     no_constructors, no_extern_in_c, headers_alone_gcc, headers_alone_clang, clang, format, shell, python, no_todo,
-    no_foreign_paths, lab_tags, blanks, file_length,
+    no_foreign_paths, lab_tags, blanks, file_length, figures, decks,
 ]  # fmt: skip
 NOTES = [file_length]

@@ -18,6 +18,13 @@ sys.path.insert(0, HERE)
 import rules  # noqa: E402
 from tree import strip_c  # noqa: E402
 
+SVG = ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 80" font-family="sans-serif"><title>T</title>'
+       '<rect width="200" height="80" fill="#fff"/><g transform="translate(90 10)">'
+       '<text x="100" y="60" text-anchor="end">twenty-two letters now</text></g></svg>\n')  # fmt: skip
+FRONT = '---\nmarp: true\ntheme: hvlab\npaginate: true\ntitle: "T"\nfooter: "F"\nminutes: 9\n---\n'
+DECK = FRONT + "![h:500](figures/a.svg)\n\n<!-- _class: tight -->\n<!-- Say this. -->\n"
+LISTINGS = "\n---\n\n```\n---\n```\n\n<!-- And this. -->\n" * 14
+
 CLEAN = {
     "include/hv/mem/mem.h": "#ifndef M\n#define M\n#include <stdint.h>\nextern const uint8_t mem_zeroes[];\n#endif\n",
     "src/mem/mem.c": '#include "hv/mem/mem.h"\n\n/* TO DO lists: printf() stays in comments, exit() too. */\n'
@@ -30,6 +37,8 @@ CLEAN = {
                       "int main(void)\n{\n    return printf(\"%d\\n\", calls++) < 0;\n}\n",
     "tool": "#!/bin/sh\necho \"$1\"\n",
     "tool.py": "print(1)\n",
+    "slides/figures/a.svg": SVG,
+    "slides/07-x.md": DECK + LISTINGS,
 }  # fmt: skip
 
 # rule -> [(file, its text, what the complaint must say)]; each is planted into a clean tree by itself.
@@ -98,6 +107,29 @@ PLANTED = {
         ("bad.txt", "one \n", "bad.txt:1: blanks"),
         ("bad.txt", "one", "bad.txt: no newline"),
         ("src/mem/bad.c", "int f(void)\n{\n\treturn 1;\n}\n", "src/mem/bad.c:3: a tab"),
+    ],
+    "figures": [
+        ("slides/figures/b.svg", SVG, "b.svg: no handout and no deck shows it"),
+        ("slides/figures/a.svg", SVG.replace("</g>", ""), "mismatched tag"),
+        ("slides/figures/a.svg", SVG.replace("viewBox", "view"), "no svg with a viewBox"),
+        ("slides/figures/a.svg", SVG.replace("<title>T</title>", ""), "no title"),
+        ("slides/figures/a.svg", SVG.replace('fill="#fff"', 'fill="none"'), "no background"),
+        ("slides/figures/a.svg", SVG.replace("<g", '<image href="https://example.org/x.png"/><g'), "refers to https"),
+        ("slides/figures/a.svg", SVG.replace('fill="#fff"', 'fill="url(b.svg#x)"'), "refers to url(b.svg"),
+        ("slides/figures/a.svg", SVG.replace("sans-serif", "Comic Sans"), "font-family Comic Sans"),
+        ("slides/figures/a.svg", SVG.replace("<text ", '<text font-size="8" '), "only 8 tall"),
+        ("slides/figures/a.svg", SVG.replace(' text-anchor="end"', ""), "sticks out of the viewBox by about 1"),
+        ("slides/figures/a.svg", SVG.replace('y="60"', 'y="80"'), "sticks out"),
+        ("slides/figures/a.svg", SVG.replace("twenty-", "twenty- and one more, and then "), "sticks out"),
+    ],
+    "decks": [
+        ("slides/07-x.md", DECK.replace("h:500", "") + LISTINGS, "without a height"),
+        ("slides/07-x.md", DECK.replace("h:500", "h:60") + LISTINGS, "smallest letters are 12.0 px on the page"),
+        ("slides/07-x.md", DECK.replace("theme: hvlab\n", ""), "front matter lacks `theme: hvlab`"),
+        ("slides/07-x.md", DECK.replace("figures/", ""), "no figure"),
+        ("slides/07-x.md", DECK.replace("<!-- Say this. -->", ""), "page 1: no notes"),
+        ("slides/07-x.md", DECK + "\n---\n\nnothing said\n" + LISTINGS, "page 2: no notes"),
+        ("slides/07-x.md", DECK + LISTINGS[:100], "07-x.md: 4 pages, not 15 to 25"),
     ],
 }  # fmt: skip
 

@@ -1,209 +1,21 @@
 /*
- * CPUID policy on made-up hosts: an Intel-like and an AMD-like table in which every bit is set, so
- * that whatever should be hidden would be seen, and small ones.
+ * CPUID policy on made-up hosts. What several CPUs are told of each other: test_cpuid_topology.c.
  */
 #include "hv/x86/cpuid.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "hv/base/num.h"
+#include "support/cpuid_host.h"
 
-#define INDEXED KVM_CPUID_FLAG_SIGNIFCANT_INDEX
-#define ENTRIES_MAX 128
-
-static struct kvm_cpuid2 *host;
-
-static void host_add(uint32_t leaf, uint32_t index, uint32_t flags, uint32_t eax, uint32_t ebx,
-                     uint32_t ecx, uint32_t edx)
-{
-    cr_assert_lt(host->nent, ENTRIES_MAX);
-    host->entries[host->nent++] = (struct kvm_cpuid_entry2){
-        .function = leaf,
-        .index = index,
-        .flags = flags,
-        .eax = eax,
-        .ebx = ebx,
-        .ecx = ecx,
-        .edx = edx,
-    };
-}
-
-static void host_add_full(uint32_t leaf)
-{
-    host_add(leaf, 0, 0, ~0U, ~0U, ~0U, ~0U);
-}
-
-static void host_init(const char *vendor, uint32_t max_leaf)
-{
-    uint32_t v[3];
-
-    host = calloc(1, sizeof(*host) + ENTRIES_MAX * sizeof(host->entries[0]));
-    cr_assert_not_null(host);
-    memcpy(v, vendor, 12);
-    host_add(0, 0, 0, max_leaf, v[0], v[2], v[1]);
-    host_add_full(1);
-}
-
-static void intel(void)
-{
-    static const uint32_t full[] = {2, 3, 5, 6, 8, 9, 0xa, 0xc, 0x12, 0x14, 0x15, 0x16, 0x1a, 0x23};
-
-    host_init("GenuineIntel", 0x24);
-    for (size_t i = 0; i < ARRAY_LEN(full); i++)
-        host_add_full(full[i]);
-    host_add(4, 0, INDEXED, 0xfc03c121, 0x02c0003f, 0x3f, 0);   /* L1 data, 16 ids */
-    host_add(4, 1, INDEXED, 0xfc03c143, 0x03c0003f, 0x7ff, 0);  /* L2 */
-    host_add(4, 2, INDEXED, 0x0003c163, 0x03c0003f, 0x7fff, 4); /* L3 */
-    host_add(4, 3, INDEXED, 0, 0, 0, 0);
-    host_add(7, 0, INDEXED, 1, ~0U, ~0U, ~0U);
-    host_add(7, 1, INDEXED, ~0U, ~0U, ~0U, ~0U);
-    host_add(0xb, 0, INDEXED, 1, 2, 0x100, 77);
-    host_add(0xb, 1, INDEXED, 7, 32, 0x201, 77);
-    host_add(0xd, 0, INDEXED, 0x600e7, 0xa80, 0xa80, 0);
-    host_add(0x1f, 0, INDEXED, 1, 2, 0x100, 77);
-    host_add(0x40000000, 0, 0, 0x40000001, 0x4b4d564b, 0x564b4d56, 0x4d);
-    host_add_full(0x40000001);
-    host_add(0x80000000, 0, 0, 0x80000008, 0, 0, 0);
-    host_add_full(0x80000001);
-    host_add(0x80000002, 0, 0, 0x65746e49, 0x2952286c, 0x6f655820, 0x2952286e);
-    host_add_full(0x80000007);
-    host_add(0x80000008, 0, 0, 0x302e, 0, ~0U, 0);
-}
-
-static void amd(void)
-{
-    static const uint32_t full[] = {0x80000001, 0x80000007, 0x80000008, 0x8000000a, 0x8000001b,
-                                    0x8000001e, 0x8000001f, 0x80000022, 0x80000026};
-
-    host_init("AuthenticAMD", 0x10);
-    host_add(7, 0, INDEXED, 0, ~0U, ~0U, ~0U);
-    host_add(0x80000000, 0, 0, 0x80000022, 0, 0, 0);
-    for (size_t i = 0; i < ARRAY_LEN(full); i++)
-        host_add_full(full[i]);
-    host_add(0x8000001d, 0, INDEXED, 0x4121, 0x1c0003f, 0x3f, 0);
-    host_add(0x8000001d, 1, INDEXED, 0x3c163, 0x3c0003f, 0x7fff, 1);
-    host_add(0x8000001d, 2, INDEXED, 0, 0, 0, 0);
-    host_add(0x40000001, 0, 0, ~0U, 0, 0, 0);
-}
-
-static void forget_host(void)
-{
-    free(host);
-}
-
-TestSuite(cpuid_intel, .init = intel, .fini = forget_host);
-TestSuite(cpuid_amd, .init = amd, .fini = forget_host);
-
-static struct kvm_cpuid2 *make(struct cpu_policy policy, unsigned index)
-{
-    struct kvm_cpuid2 *table = NULL;
-
-    cr_assert_eq(cpuid_for_vcpu(host, &policy, index, &table), 0);
-    return table;
-}
-
-static struct kvm_cpuid_entry2 get(const struct kvm_cpuid2 *table, uint32_t leaf, uint32_t subleaf)
-{
-    const struct kvm_cpuid_entry2 *e = cpuid_find(table, leaf, subleaf);
-
-    cr_assert_not_null(e, "leaf 0x%x.%u", leaf, subleaf);
-    return *e;
-}
-
-static struct kvm_cpuid_entry2 get_once(struct cpu_policy policy, unsigned index, uint32_t leaf,
-                                        uint32_t subleaf)
-{
-    struct kvm_cpuid2 *table = make(policy, index);
-    struct kvm_cpuid_entry2 e = get(table, leaf, subleaf);
-
-    free(table);
-    return e;
-}
-
-static bool shows_leaf(struct cpu_policy policy, uint32_t leaf)
-{
-    struct kvm_cpuid2 *table = make(policy, 0);
-    bool found = cpuid_find(table, leaf, 0) != NULL;
-
-    free(table);
-    return found;
-}
+TestSuite(cpuid_intel, .init = host_intel, .fini = host_forget);
+TestSuite(cpuid_amd, .init = host_amd, .fini = host_forget);
 
 static const struct cpu_policy one = {.cpus = 1, .x2apic = true, .tsc_deadline = true};
 
-/* --- APIC ids and topology --- */
-
-/* Every leaf that names an id names the vCPU's index; every count covers all ids. */
-static void assert_ids(unsigned cpus, unsigned index)
-{
-    struct kvm_cpuid2 *table = make((struct cpu_policy){.cpus = cpus}, index);
-    struct kvm_cpuid_entry2 leaf1 = get(table, 1, 0);
-
-    cr_assert_eq(leaf1.ebx >> 24, index);
-    cr_assert_geq(leaf1.ebx >> 16 & 0xff, cpus);
-    cr_assert_eq(leaf1.edx >> 28 & 1, cpus > 1, "HTT says that there are several");
-    for (uint32_t i = 0; i < table->nent; i++) {
-        const struct kvm_cpuid_entry2 *e = &table->entries[i];
-
-        if (e->function == 0xb || e->function == 0x1f)
-            cr_assert_eq(e->edx, index, "leaf 0x%x.%u", e->function, e->index);
-        if (e->function == 0x8000001e)
-            cr_assert_eq(e->eax, index);
-    }
-    free(table);
-}
-
-static void assert_all_ids(void)
-{
-    for (unsigned cpus = 1; cpus <= X86_CPUS_MAX; cpus++) {
-        for (unsigned index = 0; index < cpus; index++)
-            assert_ids(cpus, index);
-    }
-}
-
-Test(cpuid_intel, apic_ids_agree_in_all_leaves)
-{
-    assert_all_ids();
-}
-
-Test(cpuid_amd, apic_ids_agree_in_all_leaves)
-{
-    assert_all_ids();
-}
-
-static void assert_extended_topology(uint32_t leaf, unsigned cpus, unsigned bits)
-{
-    struct kvm_cpuid2 *table = make((struct cpu_policy){.cpus = cpus}, cpus - 1);
-    struct kvm_cpuid_entry2 thread = get(table, leaf, 0);
-    struct kvm_cpuid_entry2 core = get(table, leaf, 1);
-    struct kvm_cpuid_entry2 end = get(table, leaf, 2);
-
-    cr_assert_eq(thread.eax, 0);
-    cr_assert_eq(thread.ebx, 1);
-    cr_assert_eq(thread.ecx, 0x100);
-    cr_assert_eq(core.eax, bits);
-    cr_assert_eq(core.ebx, cpus);
-    cr_assert_eq(core.ecx, 0x201);
-    cr_assert_eq(end.eax, 0);
-    cr_assert_eq(end.ebx, 0);
-    cr_assert_eq(end.ecx, 2);
-    free(table);
-}
-
-Test(cpuid_intel, extended_topology_has_thread_core_and_end)
-{
-    static const struct {
-        unsigned cpus, bits;
-    } cases[] = {{1, 0}, {2, 1}, {3, 2}, {4, 2}, {5, 3}, {33, 6}, {64, 6}};
-
-    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        assert_extended_topology(0xb, cases[i].cpus, cases[i].bits);
-        assert_extended_topology(0x1f, cases[i].cpus, cases[i].bits);
-    }
-}
+/* --- caches, cores and the leaves that are there --- */
 
 Test(cpuid_amd, leaf_1f_is_not_added_beyond_the_last_leaf)
 {
@@ -433,7 +245,7 @@ Test(cpuid_amd, table_is_sorted_and_unique)
     free(table);
 }
 
-/* Whatever a host reports: ids agree, and no bit is set that it did not have, policy bits aside. */
+/* Whatever a host reports: no bit is set that it did not have, policy bits aside. */
 Test(cpuid_intel, random_hosts)
 {
     for (unsigned seed = 0; seed < 300; seed++) {
@@ -448,7 +260,6 @@ Test(cpuid_intel, random_hosts)
             host->entries[i].ecx = (uint32_t)rand() * 3;
             host->entries[i].edx = (uint32_t)rand() * 3;
         }
-        assert_ids(cpus, index);
         for (uint32_t i = 0; i < host->nent; i++) {
             const struct kvm_cpuid_entry2 *h = &host->entries[i];
             struct kvm_cpuid2 *table = make((struct cpu_policy){.cpus = cpus}, index);

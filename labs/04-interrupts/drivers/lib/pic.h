@@ -1,0 +1,2 @@
+/* The guest's own, found from where the drivers are compiled. */
+#include "../guest/lib/pic.h"

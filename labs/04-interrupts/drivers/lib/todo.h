@@ -1,0 +1,2 @@
+/* fake_guest.h has it. */
+#include "fake_guest.h"
