@@ -52,7 +52,7 @@ struct blk_queue {
 
 struct blk {
     struct virtio_dev v;
-    struct block *block; /* owned */
+    struct block *block; /* borrowed */
     struct blk_queue *queues;
     struct bucket ops, bytes; /* what the limits allow */
     char serial[VIRTIO_BLK_SERIAL_MAX];
@@ -363,7 +363,6 @@ static void blk_destroy(struct virtio_dev *v)
     for (unsigned i = 0; blk->queues != NULL && i < v->queue_count; i++)
         fini_queue(&blk->queues[i]);
     free(blk->queues);
-    block_destroy(blk->block);
     bucket_fini(&blk->ops);
     bucket_fini(&blk->bytes);
     virtio_fini(v);
@@ -381,7 +380,7 @@ static const struct virtio_ops blk_ops = {
     .destroy = blk_destroy,
 };
 
-static int init_queue(struct blk *blk, unsigned index, struct block *block)
+static int init_queue(struct blk *blk, unsigned index)
 {
     struct blk_queue *q = &blk->queues[index];
     struct virtio_queue *vq = virtio_queue(&blk->v, index);
@@ -397,7 +396,7 @@ static int init_queue(struct blk *blk, unsigned index, struct block *block)
         q->free = &q->requests[i];
     }
     int rc = timer_init(&q->refill, vq->loop, on_refill, q);
-    return rc < 0 ? rc : block_open(block, &cfg, &q->channel);
+    return rc < 0 ? rc : block_open(blk->block, &cfg, &q->channel);
 }
 
 int virtio_blk_create(const char *name, const struct virtio_blk_setup *cfg, struct virtio_dev **out)
@@ -407,6 +406,7 @@ int virtio_blk_create(const char *name, const struct virtio_blk_setup *cfg, stru
 
     if (blk == NULL)
         return -ENOMEM;
+    blk->block = cfg->block;
     bucket_init(&blk->ops);
     bucket_init(&blk->bytes);
     for (unsigned i = 0; i < cfg->queues; i++)
@@ -416,12 +416,11 @@ int virtio_blk_create(const char *name, const struct virtio_blk_setup *cfg, stru
     if (rc == 0 && blk->queues == NULL)
         rc = -ENOMEM;
     for (unsigned i = 0; rc == 0 && i < cfg->queues; i++)
-        rc = init_queue(blk, i, cfg->block);
+        rc = init_queue(blk, i);
     if (rc < 0) {
-        blk_destroy(&blk->v); /* without the block, which stays the caller's */
+        blk_destroy(&blk->v);
         return rc;
     }
-    blk->block = cfg->block;
     if (cfg->serial)
         memcpy(blk->serial, cfg->serial, strnlen(cfg->serial, sizeof(blk->serial)));
     virtio_blk_limit(&blk->v, cfg->iops, cfg->bps);

@@ -265,7 +265,6 @@ static void net_device_destroy(struct virtio_dev *v)
         struct net_pair *p = &d->pairs[i];
         if (p->net != NULL)
             (void)!net_watch(p->net, NULL); /* to stop cannot fail */
-        net_destroy(p->net);
         fini_net_queue(&p->rx);
         fini_net_queue(&p->tx);
     }
@@ -329,7 +328,11 @@ static int init_pair(struct net_device *d, unsigned index, const struct virtio_n
 
     if (rc == 0)
         rc = init_net_queue(d, &p->tx, 2 * index + 1);
-    return rc < 0 ? rc : net_watch(setup->net, &watch);
+    if (rc == 0)
+        rc = net_watch(setup->net, &watch);
+    if (rc == 0)
+        p->net = setup->net;
+    return rc;
 }
 
 static int init_queues(struct net_device *d, const char *name, const struct virtio_net_setup *setup)
@@ -365,13 +368,9 @@ int virtio_net_create(const char *name, const struct virtio_net_setup *setup,
     for (unsigned i = 0; rc == 0 && i < setup->pair_count; i++)
         rc = init_pair(d, i, &setup->pairs[i]);
     if (rc < 0) {
-        for (unsigned i = 0; d->pairs != NULL && i < setup->pair_count; i++)
-            (void)!net_watch(setup->pairs[i].net, NULL); /* it stays the caller's */
         net_device_destroy(&d->v);
         return rc;
     }
-    for (unsigned i = 0; i < setup->pair_count; i++)
-        d->pairs[i].net = setup->pairs[i].net;
     virtio_net_limit(&d->v, &setup->limits);
     *out = &d->v;
     return 0;

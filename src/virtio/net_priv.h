@@ -45,7 +45,7 @@ struct net_queue {
 };
 
 struct net_pair {
-    struct net *net; /* owned */
+    struct net *net; /* borrowed; NULL: not watched yet */
     struct net_queue rx, tx;
     struct rx_held held;
     bool wants_read, wants_write; /* [loop] what the back end is listened to for */

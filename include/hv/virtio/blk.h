@@ -14,7 +14,7 @@
 
 struct virtio_blk_setup {
     const struct mem *mem;     /* borrowed, outlives the device */
-    struct block *block;       /* taken over once the device is there */
+    struct block *block;       /* borrowed likewise: machines come and go, disks stay */
     struct loop *const *loops; /* one for each queue, each may be there several times; borrowed */
     unsigned queues;           /* 1 to VIRTIO_BLK_QUEUES_MAX */
     const char *serial;        /* NULL: none; what is longer is cut */

@@ -14,7 +14,7 @@
 #define VIRTIO_NET_MAC 6 /* bytes of an address */
 
 struct virtio_net_pair {
-    struct net *net;   /* taken over once the device is there */
+    struct net *net;   /* borrowed: machines come and go, networks stay */
     struct loop *loop; /* borrowed; serves both queues, and watches the back end */
 };
 

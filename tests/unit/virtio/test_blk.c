@@ -28,6 +28,7 @@ static void setup(void)
 static void teardown(void)
 {
     virtio_rig_fini(&rig);
+    block_destroy(disk);
 }
 
 TestSuite(virtio_blk, .init = setup, .fini = teardown, .timeout = 60);

@@ -23,7 +23,7 @@ static const uint8_t GROUP[6] = {0x01, 0x00, 0x5e, 1, 2, 3};
 static const uint8_t EVERYBODY[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
 static struct virtio_rig rig;
-static struct net *far_end;
+static struct net *near_end, *far_end;
 
 static void setup(void)
 {
@@ -33,6 +33,7 @@ static void setup(void)
 static void teardown(void)
 {
     virtio_rig_fini(&rig);
+    net_destroy(near_end);
     net_destroy(far_end);
 }
 
@@ -40,11 +41,10 @@ TestSuite(virtio_net, .init = setup, .fini = teardown, .timeout = 60);
 
 static void start_limited(uint64_t features, uint64_t packets)
 {
-    struct net *near;
     struct virtio_dev *v = NULL;
 
-    cr_assert_eq(net_pair_create(&near, &far_end), 0);
-    const struct virtio_net_pair pair = {.net = near, .loop = rig.loop};
+    cr_assert_eq(net_pair_create(&near_end, &far_end), 0);
+    const struct virtio_net_pair pair = {.net = near_end, .loop = rig.loop};
     struct virtio_net_setup s = {
         .mem = &rig.mem, .pairs = &pair, .pair_count = 1, .limits.packets = packets};
     memcpy(s.mac, MAC, 6);
