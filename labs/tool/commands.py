@@ -257,6 +257,9 @@ def grade(course, options, screen):
     space = workspace.find(course)
     here = space.number()
     number, exercise = _lab_and_exercise(options.what) if options.what else (here, None)
+    if number == 0:
+        screen.line("the tour has nothing to grade; `lab doctor` says whether everything is there.")
+        return 0
     if number > here:
         raise Usage(f"you are at lab {here}; `lab next` goes on")
     if exercise:

@@ -62,6 +62,26 @@ def collect(directory, names):
     return taken, missing
 
 
+def at_earlier_lab(course, number, at, taken):
+    """TAKEN, files of a tree at lab AT, as they are at lab NUMBER: that lab's own files, with the answers from these.
+    Returns them and {name: why not} of those whose answers are not found."""
+    if at == number:
+        return taken, {}
+    made, lost = {}, {}
+    theirs, ours = stage.ends(course, at), stage.ends(course, number)
+    skeleton = stage.generate(course, number)
+    for _, exercise in course.exercises(number):
+        name = exercise.file
+        text = made.get(name) or skeleton[name][0].decode()
+        answer = stage.exercise_text(taken.get(name, b"").decode(errors="replace"), exercise.id, theirs[exercise.id])
+        place = stage.span(text, exercise.id, ours[exercise.id])
+        if answer is None or place is None:
+            lost[name] = f"exercise {exercise.id} is not found in it"
+        else:
+            made[name] = text[: place[0]] + answer + text[place[1] :]
+    return {name: text.encode() for name, text in made.items()}, lost
+
+
 # --- building ----------------------------------------------------------------------------------------
 
 
@@ -181,21 +201,23 @@ def choose(lab, exercise=None):
 
 def grade(course, number, directory, seed, exercise=None, told=lambda record: None, note=lambda text: None, keep=True,
           at=None, is_here=places.is_here):  # fmt: skip
-    """Grades the learner's tree in DIRECTORY, which is at lab AT (or NUMBER), by lab NUMBER's checks; returns the
-    result model."""
+    """Grades the learner's tree in DIRECTORY, which is at lab AT (or NUMBER), as lab NUMBER, in that lab's own tree;
+    returns the result model."""
     start, lab, at = time.monotonic(), course.lab(number), at or number
     checks = choose(lab, exercise)
-    taken, missing = collect(directory, course.editable(at))
+    taken, missing = collect(directory, course.editable(number))
+    taken, lost = at_earlier_lab(course, number, at, taken)
+    missing = missing or lost
     if missing:
         got = "; ".join(f"{name}: {why}" for name, why in missing.items())
         records = _all_failed(lab, checks, "take the files with exercises", "all of them", got)
         for record in records:
             told(record)
         return _result(lab, seed, records, None, time.monotonic() - start)
-    tree = stage.generate(course, at)
+    tree = stage.generate(course, number)
     for name, data in taken.items():
         tree[name] = (data, False)
-    with build_directory(course, f"{at} {os.path.realpath(directory)}", keep) as place:
+    with build_directory(course, f"{number} {os.path.realpath(directory)}", keep) as place:
         built = build(tree, place)
         if built.ok:
             records = run_checks(course, lab, checks, place, seed, told, note, is_here)

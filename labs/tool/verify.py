@@ -6,7 +6,7 @@
     walk       one reference answer after the other, in a real workspace: every tree on the way builds without
                warnings, the score rises each time, and what passed once passes on
     reference  builds without warnings, scores everything in three runs with different seeds
-    earlier    the checks of the labs before pass here, too
+    earlier    the labs before can be graded from here, too
     mutants    each plausible wrong answer fails the checks named for it
 
 A lab that has no more than a stage yet is built and merged, and that is all. Checks that need the lab machine
@@ -19,7 +19,6 @@ import time
 import documents
 import grader
 import parallel
-import places
 import stage
 import workspace
 from course import CourseError
@@ -204,14 +203,27 @@ class Verifier:
         return grader.verdict_of([record for _, record in bad]), [f"seed {trial.seed}: {_short(record)}" for trial, record in bad]
 
     def _earlier(self, place):
-        """On the reference that was just built, as far as it needs no lab machine: those took part already."""
-        trial = self._build(place, lambda exercise: True, seed=self._seed)
-        notes = []
-        for lab in self._course.upto(self._lab.number - 1) if trial.built.ok else []:
-            names = [check.name for check in lab.checks if places.is_here(check)]
-            records = self._bench.check(type(trial)(trial.built, trial.seed), lab, place, names).records(lab)
-            notes += [f"lab {lab.number}: {_short(record)}" for record in records if record["verdict"] != PASSED]
-        return [trial], lambda trial: _verdict(notes)
+        """What `lab grade` does for an earlier lab: the answers from here, in that lab's tree. As a rule it is the
+        reference of that lab, which has its own proof; otherwise its checks run."""
+        mine, trials, notes = stage.generate(self._course, self._lab.number, lambda exercise: True), [], []
+        for lab in self._course.upto(self._lab.number - 1):
+            taken = {name: mine[name][0] for name in self._course.editable(lab.number)}
+            taken, lost = grader.at_earlier_lab(self._course, lab.number, self._lab.number, taken)
+            notes += [f"lab {lab.number}: {name}: {why}" for name, why in lost.items()]
+            tree = stage.generate(self._course, lab.number, lambda exercise: True)
+            if all(tree[name][0] == data for name, data in taken.items()):
+                continue
+            tree.update({name: (data, False) for name, data in taken.items()})
+            trial = self._bench.build(tree, place, seed=self._seed)
+            trials.append(trial)
+            if trial.built.ok:
+                self._bench.check(trial, lab, place)
+        return trials, lambda *trials: self._judge_earlier(trials, notes)
+
+    def _judge_earlier(self, trials, notes):
+        records = [record for trial in trials for record in trial.by_name.values() if record["verdict"] != PASSED]
+        notes = [*notes, *(_short(record) for record in records)]
+        return _verdict(notes + ["does not build"] * (not all(trial.built.ok for trial in trials)))
 
     # --- mutants ---
 

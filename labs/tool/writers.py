@@ -47,7 +47,8 @@ def as_junit(result):
     numbers = {"tests": str(len(result["checks"])), "failures": str(counts[FAILED]), "errors": str(counts[ERROR]),
                "skipped": str(counts[CANNOT_RUN]), "time": str(result["seconds"])}  # fmt: skip
     root = xml.Element("testsuites", {"name": "hvlab", **{key: numbers[key] for key in numbers if key != "skipped"}})
-    suite = xml.SubElement(root, "testsuite", {"name": result["name"], **numbers})
+    now = datetime.datetime.now(datetime.timezone.utc)
+    suite = xml.SubElement(root, "testsuite", {"name": result["name"], "timestamp": f"{now:%Y-%m-%dT%H:%M:%S}", **numbers})
     properties = xml.SubElement(suite, "properties")
     for name in ("seed", "score", "max"):
         xml.SubElement(properties, "property", {"name": name, "value": str(result[name])})
@@ -57,7 +58,7 @@ def as_junit(result):
                                                   "name": record["name"], "time": str(record["seconds"])})  # fmt: skip
         if record["verdict"] != PASSED:
             reason = _clean(explanation(record))
-            child = xml.SubElement(case, kinds[record["verdict"]], {"message": reason.partition("\n")[0]})
+            child = xml.SubElement(case, kinds[record["verdict"]], {"message": reason.partition("\n")[0], "type": record["verdict"]})
             child.text = reason
     xml.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + xml.tostring(root, encoding="unicode") + "\n"
@@ -125,5 +126,5 @@ def write(name, path, result):
     if path == "-":
         print(text, end="")
         return
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8", errors="replace") as file:
         file.write(text)

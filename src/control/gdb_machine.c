@@ -84,13 +84,13 @@ static const struct gdb_target_ops ops = {
     .print_exits = print_exits,
 };
 
-struct gdb_target gdb_machine_target(struct machine *m)
+struct gdb_target gdb_machine_target(struct machine *m, const struct debug_means *means)
 {
     return (struct gdb_target){
         .ops = &ops,
         .ctx = m,
         .cpus = machine_cpu_count(m),
         .mem = machine_memory(m),
-        .means = machine_debug_means(m),
+        .means = *means,
     };
 }

@@ -23,9 +23,10 @@
 #define OUTPUT_ENOUGH (64U << 10) /* so much unsent is enough: no more questions for now */
 
 struct gdb_server {
-    struct loop *loop;       /* borrowed */
-    const struct log *log;   /* borrowed */
-    struct machine *machine; /* borrowed; NULL between two */
+    struct loop *loop;        /* borrowed */
+    const struct log *log;    /* borrowed */
+    struct machine *machine;  /* borrowed; NULL between two */
+    struct debug_means means; /* of the machines on this host */
     struct gdb_listener listener;
     int fd;         /* the debugger's connection, or -1 */
     struct gdb gdb; /* valid while there is one; its `wanted` always */
@@ -152,9 +153,11 @@ static const struct debug_ops debug_ops = {.stopped = on_stopped};
 void gdb_server_give(struct gdb_server *s, struct machine *m)
 {
     s->machine = m;
-    if (s->fd < 0)
+    if (s->fd < 0) {
+        s->means = machine_debug_means(m);
         return;
-    const struct gdb_target target = gdb_machine_target(m);
+    }
+    const struct gdb_target target = gdb_machine_target(m, &s->means);
     machine_debug_attach(m, &debug_ops, s);
     gdb_on_reset(&s->gdb, &target);
     serve(s);
@@ -174,7 +177,7 @@ void gdb_server_take(struct gdb_server *s, bool reset, int status)
 
 static void meet(struct gdb_server *s, int fd)
 {
-    const struct gdb_target target = gdb_machine_target(s->machine);
+    const struct gdb_target target = gdb_machine_target(s->machine, &s->means);
     const int on = 1;
 
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* no port: no matter */

@@ -4,8 +4,8 @@
  * KVM_SET_GUEST_DEBUG promises them all, and says nothing when one does not work: a KVM that
  * interprets guest code lets int3 pass, an emulated processor with AMD-V (such as QEMU's) ignores
  * the debug registers of its guests as well. A breakpoint that is never hit is worse than none, so
- * each kind is tried out, on a guest of a few instructions in real mode. Every guest ends in HLT;
- * one that gets there was not stopped.
+ * each kind is tried out, on a guest of a few instructions in real mode that ends in HLT. One that
+ * gets there was not stopped.
  */
 #include "hv/kvm/guest_debug.h"
 #include "hv/machine/layout.h"
@@ -74,20 +74,12 @@ static int enter(struct trial *t, const uint8_t *code, size_t len,
     return rc < 0 ? rc : vcpu_run(&t->vcpu);
 }
 
-static bool stops(const char *kvm_path, const uint8_t *code, size_t len,
-                  const struct debug_traps *traps)
+static bool stops(struct trial *t, const uint8_t *code, size_t len, const struct debug_traps *traps)
 {
-    struct trial t = {.kvm.fd = -1, .vm.fd = -1, .vcpu.fd = -1};
     struct kvm_guest_debug debug;
 
-    mem_init(&t.mem);
     debug_encode(traps, 0, &debug);
-    int rc = trial_init(&t, kvm_path);
-    if (rc == 0)
-        rc = enter(&t, code, len, &debug);
-    bool stopped = rc == 0 && t.vcpu.run->exit_reason == KVM_EXIT_DEBUG;
-    trial_fini(&t);
-    return stopped;
+    return enter(t, code, len, &debug) == 0 && t->vcpu.run->exit_reason == KVM_EXIT_DEBUG;
 }
 
 struct debug_means debug_probe(const char *kvm_path)
@@ -98,10 +90,15 @@ struct debug_means debug_probe(const char *kvm_path)
     const struct debug_traps at_int3 = {.int3 = true};
     const struct debug_traps at_code = {.slots = {{CODE + 1, 1, DEBUG_EXECUTE}}};
     const struct debug_traps at_data = {.slots = {{DATA, 1, DEBUG_WRITE}}};
+    struct trial t = {.kvm.fd = -1, .vm.fd = -1, .vcpu.fd = -1};
+    struct debug_means means = {.int3 = false};
 
-    return (struct debug_means){
-        .int3 = stops(kvm_path, int3, sizeof(int3), &at_int3),
-        .execute = stops(kvm_path, nops, sizeof(nops), &at_code),
-        .data = stops(kvm_path, store, sizeof(store), &at_data),
-    };
+    mem_init(&t.mem);
+    if (trial_init(&t, kvm_path) == 0) {
+        means.int3 = stops(&t, int3, sizeof(int3), &at_int3);
+        means.execute = stops(&t, nops, sizeof(nops), &at_code);
+        means.data = stops(&t, store, sizeof(store), &at_data);
+    }
+    trial_fini(&t);
+    return means;
 }

@@ -65,6 +65,11 @@ class Scores(GraderCase):
         self.workspace(number=2)
         self.assertEqual(self.grade(number=1)["score"], 100)
         self.assertEqual(self.grade(number=2)["score"], 100)
+        self.put(self.space, ADD, self.get(self.space, ADD) + "\nint later(void);\nint later(void) { return half(1); }\n")
+        self.assertEqual(self.grade(number=2)["score"], 100)
+        self.assertEqual(self.grade(number=1, at=2)["score"], 100)
+        self.change(self.space, ADD, "EXERCISE 1.1", "exercise 1.1")
+        self.assertIn("1.1 is not found", self.grade(number=1, at=2)["checks"][0]["got"])
 
 
 class OtherVerdicts(GraderCase):

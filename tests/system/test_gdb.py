@@ -9,8 +9,8 @@ import time
 
 import harness
 
-# What every session begins with: no questions, no pages, no long lines folded.
-QUIET = ["set confirm off", "set pagination off", "set width 0"]
+# What every session begins with: no questions, no pages, no long lines folded, patience.
+QUIET = ["set confirm off", "set pagination off", "set width 0", "set remotetimeout 60"]
 
 
 class Debugged:
