@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 
@@ -328,7 +329,7 @@ def hint(course, options, screen):
         if not failed:
             screen.line("nothing fails: there is nothing to hint at.")
             return 0
-        exercise = lab.exercise(failed[0].get("unwritten") or failed[0]["exercise"])
+        exercise = lab.exercise(grader.blamed(failed[0]) or failed[0]["exercise"])
         if exercise is None:
             record = failed[0]
             screen.line(f"{record['title']}: reread {record['section']}")
@@ -401,6 +402,8 @@ def _parser():
 
 
 def main(words):
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda signum, _: sys.exit(128 + signum))  # what is below us is ended and removed
     screen, complaint = Screen(), Screen(sys.stderr)
     parser = _parser()
     if words[:1] == ["help"]:
