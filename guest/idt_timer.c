@@ -34,9 +34,11 @@ void main(void)
     pic_init();
     pit_start(HZ);
     pic_unmask(TIMER_IRQ);
-    while (ticks < TICKS) {
+    /* On a busy host several may have come since the last look. */
+    for (unsigned seen = 0; seen < TICKS;) {
         wait_for_interrupt();
-        print("tick %u\n", ticks);
+        while (seen < ticks && seen < TICKS)
+            print("tick %u\n", ++seen);
     }
-    check("ticks", TICKS, ticks);
+    check("ticks", true, ticks >= TICKS);
 }

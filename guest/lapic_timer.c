@@ -32,5 +32,5 @@ void main(void)
     while (ticks < TICKS)
         wait_for_interrupt();
     lapic_write(LAPIC_TIMER_INITIAL, 0);
-    check("ticks", TICKS, ticks);
+    check("ticks", true, ticks >= TICKS); /* more, on a busy host */
 }

@@ -1,8 +1,8 @@
 /*
  * String I/O: many transfers by one instruction.
  *
- * Shows: REP OUTS and REP INS in widths of 1, 2 and 4 bytes, and OUTS backwards. KVM hands a whole
- * string over in one exit; a monitor that advances the port instead of the data, or looks at the
+ * Shows: REP OUTS and REP INS in widths of 1, 2 and 4 bytes, and OUTS backwards. KVM may hand a
+ * whole string over in one exit; a monitor that advances the port instead of the data, or looks at the
  * first element only, prints something else. The debug port is one byte wide: of a wider access it
  * sees the lowest byte (the others are question marks that nobody prints), and reads above it find an
  * empty bus, all ones.

@@ -35,6 +35,18 @@ def new_seed():
     return f"{random.SystemRandom().getrandbits(32):08x}"
 
 
+def _order(exercise):
+    """(1, 4) for "1.4"; what has no number, as "hostile", comes after all."""
+    return tuple(int(part) if part.isdigit() else 1 << 30 for part in exercise.split("."))
+
+
+def blamed(record):
+    """The exercise whose absence made a check fail, "1.4", or "". No check needs an exercise that comes after
+    its own: such a one is open, but not to blame."""
+    exercise = record.get("unwritten") or ""
+    return exercise if exercise and _order(exercise) <= _order(record["exercise"]) else ""
+
+
 # --- the learner's files -----------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ import sandbox
 PASSED, FAILED, CANNOT_RUN, ERROR = "passed", "failed", "could not run", "grader error"
 GRACE = 15  # seconds a check may take beyond its limit before it counts as a mistake of ours
 JOBS = 2
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends us in an orderly way
 
 
 class Item:
@@ -98,7 +99,9 @@ class _Running:
                 os.setsid()
                 sandbox.adopt()
                 os.close(self.pipe)
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                for number in ENDS:
+                    signal.signal(number, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
                 _child(item, self.scratch, write)
                 status = 0
             finally:
@@ -141,12 +144,16 @@ def run(items, told=lambda item, record: None, alive=lambda: None):
                 item = next(waiting, None)
                 more = item is not None
                 if more:
+                    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # or it might begin, and nobody know of it
                     child = _Running(item)
                     running[child.pipe] = child
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
             ready = select.select(list(running), [], [], 0.5)[0] if running else []
             for pipe in [pipe for pipe, child in running.items() if child.late() or pipe in ready and child.read()]:
                 child = running.pop(pipe)
                 told(child.item, record(child.item.lab, child.item.check, child.finish()))
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
         for child in running.values():
             child.finish()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)

@@ -75,8 +75,8 @@ class Screen:
             return
         for label in ("tried", "expected", "got"):
             self.wrapped(str(record[label]), f"  {label:9} ")
-        if record.get("unwritten"):
-            self.wrapped(f"exercise {record['unwritten']} is not written yet", "  because   ")
+        if grader.blamed(record):
+            self.wrapped(f"exercise {grader.blamed(record)} is not written yet", "  because   ")
         elif record.get("said"):
             self.wrapped(record["said"], "  it said   ")
         for count, text in enumerate(record.get("exits", ())[-8:]):

@@ -9,7 +9,8 @@
     earlier    the labs before can be graded from here, too
     mutants    each plausible wrong answer fails the checks named for it
 
-A lab that has no more than a stage yet is built and merged, and that is all. Checks that need the lab machine
+A lab that has no more than a stage yet is built and merged, and that is all; of the tour, which has none, the
+documents are judged. Checks that need the lab machine
 wait until the end, for one boot; their steps are told then. A step is passed, failed, or could not run; what
 could not run proves nothing.
 """
@@ -69,6 +70,9 @@ class Verifier:
 
     def run(self, note=lambda text: None):
         lab = self._lab
+        if not lab.files:
+            self._step("documents", self._documents)
+            return self.steps
         with grader.build_directory(self._course, f"verify {lab.number}") as place:
             self._step("merge", self._merge)
             if not lab.ready():

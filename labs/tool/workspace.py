@@ -124,8 +124,9 @@ class Workspace:
             )
         changed = self.git("status", "--porcelain", "--untracked-files=no")
         if changed:
+            names = "\n".join(f"  {line.strip()}" for line in changed.splitlines())
             raise WorkspaceError(
-                f"{what} merges into your work, and these edits are not committed yet:\n{changed}\n"
+                f"{what} merges into your work, and these edits are not committed yet:\n{names}\n"
                 "`git commit -a` keeps them; then try again."
             )
 

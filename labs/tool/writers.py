@@ -15,7 +15,7 @@ import os
 import re
 import xml.etree.ElementTree as xml
 
-from grader import CANNOT_RUN, ERROR, FAILED, PASSED
+from grader import CANNOT_RUN, ERROR, FAILED, PASSED, blamed
 
 
 def explanation(record):
@@ -25,8 +25,8 @@ def explanation(record):
     if record["verdict"] != FAILED:
         return f"{record['verdict']}: {record.get('why', '')}"
     lines = [f"{label:9} {record[label]}" for label in ("tried", "expected", "got")]
-    if record.get("unwritten"):
-        lines.append(f"because   exercise {record['unwritten']} is not written yet")
+    if blamed(record):
+        lines.append(f"because   exercise {blamed(record)} is not written yet")
     lines += [f"exits     {text}" for text in record.get("exits", ())]
     lines.append(f"reread    {record['section']}")
     return "\n".join(lines)

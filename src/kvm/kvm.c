@@ -154,7 +154,7 @@ int vcpu_create(const struct kvm *kvm, const struct vm *vm, unsigned id, struct 
     /* EXERCISE 1.3: create vCPU number `id` and map its run structure, in which KVM leaves word of
      * every exit: kvm->run_size bytes, shared with the kernel, at offset 0 of the vCPU's descriptor
      * (KVM API §4.7, §5). On failure nothing stays open, *out is untouched, and the sentence says
-     * what failed. */
+     * what failed, for which vCPU. */
     // SOLUTION 1.3
     int fd = kvm_ioctl(vm->fd, KVM_CREATE_VCPU, (void *)(uintptr_t)id);
 

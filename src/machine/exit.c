@@ -11,9 +11,9 @@ static void serve_io(struct cpu *cpu)
 {
     /* EXERCISE 1.6: carry out the access that run->io describes, on the bus of ports. The data lies
      * in the run structure's mapping, run->io.data_offset bytes from its start; what a read gives
-     * is left in the same place. A string instruction comes as one exit with run->io.count elements
-     * of run->io.size bytes. All of them go to the same port: it is the data that advances (KVM API
-     * §5, "KVM_EXIT_IO"). */
+     * is left in the same place. A string instruction may come as one exit with run->io.count
+     * elements of run->io.size bytes. All of them are for the same port: it is the data that
+     * advances (KVM API §5, "KVM_EXIT_IO"). */
     // SOLUTION 1.6
     struct kvm_run *run = cpu->vcpu.run;
     uint8_t *data = (uint8_t *)run + run->io.data_offset;

@@ -19,8 +19,9 @@
  * §20.1). CS has the selector `cs`, DS, ES, FS, GS and SS the selector 0. Each has the base that
  * real mode gives its selector, a limit of 64 KiB, and the type of a code or data segment that is
  * present. There is a task register and no LDT (x86_priv.h). The IDT is the interrupt vector table:
- * 256 far pointers of 4 bytes at address 0. Protection, paging, long mode and every extension are
- * off; the caches are on. What is not named here (the APIC base, CR8) stays as it is. */
+ * 256 far pointers of 4 bytes at address 0. The GDT, which real mode never reads, is what reset
+ * makes it: 64 KiB at address 0. Protection, paging, long mode and every extension are off, CR2 and
+ * CR3 are 0; the caches are on. What is not named here (the APIC base, CR8) stays as it is. */
 // SOLUTION 1.5
 #define REAL_LIMIT 0xffff
 

@@ -23,9 +23,9 @@ PROGRAM_LIMIT = 120  # seconds for one unit or thread test program; sanitizers g
 LABVM_LIMIT = 900
 SYSTEM_LIMIT = 1200
 INTEL_LIMIT = 1800
-LABS_LIMIT = 300  # for one file of the course tool's tests
+LABS_LIMIT = 600  # for one file of the course tool's tests
 SLIDES_LIMIT = 300
-VERIFY_LIMIT = 1500  # for all labs
+VERIFY_LIMIT = 1800  # for all labs
 MACHINE_FAILED = 125  # labvm's exit status when the machine, not the command, came to grief
 MACHINE_TRIES = 3
 

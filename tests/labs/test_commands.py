@@ -6,9 +6,11 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 import unittest
 import xml.etree.ElementTree as xml
 import zipfile
@@ -102,6 +104,26 @@ class Learner(CommandCase):
         path = self.started()
         self.assertIn("1.1, 1.2", self.lab("catch-up", "2", cwd=path))
         self.assertIn("100/100", self.lab("grade", "1", cwd=path))
+
+    def test_what_ends_it_leaves_nothing_behind(self):
+        path = self.started()
+        self.solve()
+        self.change(self.path, ADD, "return a + b;", "for (;;) ;")
+        for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            with self.subTest(number.name):
+                env = {**os.environ, "TMPDIR": self.scratch}
+                lab = subprocess.Popen([sys.executable, self.tool, "grade"], cwd=path, env=env, stdout=subprocess.DEVNULL,
+                                       start_new_session=True)  # fmt: skip
+                self.wait_for(lambda: glob.glob(os.path.join(self.scratch, "lab-check-*/scratch")))
+                os.killpg(lab.pid, number)
+                self.assertEqual(lab.wait(60), status)
+                self.assertEqual(glob.glob(os.path.join(self.scratch, "lab-*")), [])
+
+    def wait_for(self, condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
 
     def test_mistakes_are_explained(self):
         path = self.started()

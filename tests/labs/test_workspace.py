@@ -1,9 +1,12 @@
 """test_workspace.py: a learner's git repository: it goes on, and no work is lost."""
 
 import os
+import re
 import subprocess
 import unittest
+from unittest import mock
 
+import minicourse
 from minicourse import CourseCase
 
 import workspace
@@ -132,6 +135,59 @@ class Next(WorkspaceCase):
         self.space.next()
         self.assertNotIn("return 2 * a;", self.git("show", f"course:{ADD}"))
         self.assertEqual(len(self.git("log", "--format=%h", "course").split()), 2)
+
+
+BEFORE = """
+int half(int a)
+{
+    /* EXERCISE 2.2: half, rounded up. */
+    // SOLUTION 2.2
+    return (a + 1) / 2;
+    // BEFORE
+    // return a / 2;
+    // END 2.2
+}
+"""
+
+
+class Given(WorkspaceCase):
+    """Text that is given in lab 1 and becomes an exercise in lab 2."""
+
+    def setUp(self):
+        before = minicourse.FILES
+        files = {**before, "src/base/round.c": '#include "base/base.h"\n' + BEFORE.replace("half", "rounded")}
+        files["labs/01-one/lab.toml"] = before["labs/01-one/lab.toml"].replace('"src/base/a*.c"', '"src/base/a*.c", "src/base/round.c"')
+        files["labs/02-two/lab.toml"] = before["labs/02-two/lab.toml"].replace("[[check]]", (
+            '[[exercise]]\nid = "2.2"\ntitle = "rounded"\nfile = "src/base/round.c"\nlines = 1\n[[check]]'), 1)  # fmt: skip
+        with mock.patch.object(minicourse, "FILES", files):
+            super().setUp()
+
+    def test_what_was_given_becomes_an_exercise(self):
+        self.assertIn("return a / 2;", self.get(self.path, "src/base/round.c"))
+        self.assertNotIn("EXERCISE", self.get(self.path, "src/base/round.c"))
+        self.space.next()
+        text = self.get(self.path, "src/base/round.c")
+        self.assertIn("EXERCISE 2.2", text)
+        self.assertIn('todo("2.2")', text)
+
+    def test_own_changes_to_it_are_a_conflict_that_can_be_finished(self):
+        self.edit("return a / 2;", "return a >> 1;", "src/base/round.c")
+        message = self.refuses(self.space.next)
+        self.assertIn("src/base/round.c", message)
+        self.assertIn("git add", message)
+        text = self.get(self.path, "src/base/round.c")
+        self.assertIn("return a >> 1;", text)
+        mended = re.sub(r"<<<<<<<[^\n]*\n(.*?)=======\n(.*?)>>>>>>>[^\n]*\n", r"\2", text, flags=re.S)
+        self.put(self.path, "src/base/round.c", mended.replace('return todo("2.2");', "return a >> 1;"))
+        self.git("add", "src/base/round.c")
+        self.git("commit", "-q", "-m", "mended")
+        self.assertEqual(self.space.number(), 2)
+        self.assertEqual(self.space.written(2) & {"2.2"}, {"2.2"})
+        self.assertEqual(self.git("status", "--porcelain"), "")
+
+    def test_catching_up_takes_the_reference_of_earlier_labs_only(self):
+        self.assertEqual(self.space.catch_up(2), ["1.1", "1.2"])
+        self.assertIn('todo("2.2")', self.get(self.path, "src/base/round.c"))
 
 
 class CatchUp(WorkspaceCase):

@@ -57,6 +57,13 @@ class Shape(unittest.TestCase):
                 self.assertFalse(isinstance(value[name], bool) and kind is not bool, name)
 
 
+class Explanation(unittest.TestCase):
+    def test_an_open_exercise_is_blamed_only_where_it_is_needed(self):
+        for exercise, blamed in (("1.1", True), ("1.2", True), ("1.10", True), ("2.1", True), ("hostile", True), ("1.0", False)):
+            text = writers.explanation(check("bad", "failed", **{**FAILURE, "exercise": exercise}))
+            self.assertEqual("exercise 1.1 is not written yet" in text, blamed, exercise)
+
+
 class Gradescope(Shape):
     TOP = {"score": (NUMBER, True), "execution_time": (NUMBER, False), "output": (str, False), "output_format": (str, False),
            "test_output_format": (str, False), "test_name_format": (str, False), "visibility": (str, False),
