@@ -5,6 +5,8 @@
  * that. Both come here for what is rare: the rest of a transfer that the kernel cut short, and
  * memory that O_DIRECT does not take.
  */
+#include "block/raw_priv.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -15,7 +17,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "block/raw_priv.h"
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
 

@@ -1,9 +1,6 @@
-/*
- * Guest memory as a list of pieces, for system calls that gather and scatter.
- */
-#include <errno.h>
+#include "hv/mem/iov.h"
 
-#include "hv/mem/mem.h"
+#include <errno.h>
 
 int mem_iov(const struct mem *mem, uint64_t gpa, uint64_t len, bool write, struct iovec *iov,
             unsigned max)

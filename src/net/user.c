@@ -7,12 +7,9 @@
  * notices.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
+#include <spawn.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -74,72 +71,48 @@ static const struct net_ops user_ops = {
     .destroy = user_destroy,
 };
 
-/* In the child: becomes passt, with the socket as its only descriptor beside the standard ones. */
-static _Noreturn void become_passt(int fd, pid_t parent, const char *const *forwards)
+/* Starts passt with the socket as descriptor 3, no signal blocked, and nothing else of ours: what
+ * we open is closed on exec. 0 or -errno. */
+static int spawn_passt(int fd, const char *const *forwards, pid_t *child)
 {
     const char *argv[ARGUMENTS_MAX] = {"passt",     "--foreground", "--quiet",
                                        "--one-off", "--fd",         "3"};
     unsigned count = 6;
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
     sigset_t none;
 
-    sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent) /* it died before we asked to be told */
-        _exit(1);
-    if (fd == 3) /* the copy that dup2() makes survives exec; the original would not */
-        (void)fcntl(fd, F_SETFD, 0);
-    else if (dup2(fd, 3) < 0)
-        _exit(1);
     while (forwards && *forwards && count < ARGUMENTS_MAX - 1)
         argv[count++] = *forwards++;
-    execvp("passt", (char *const *)argv);
-    _exit(127);
+    sigemptyset(&none);
+    (void)posix_spawn_file_actions_init(&actions); /* none of these fails on Linux */
+    (void)posix_spawn_file_actions_adddup2(&actions, fd, 3);
+    (void)posix_spawnattr_init(&attr);
+    (void)posix_spawnattr_setsigmask(&attr, &none);
+    (void)posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+    int rc = -posix_spawnp(child, "passt", &actions, &attr, (char *const *)argv, environ);
+    (void)posix_spawnattr_destroy(&attr);
+    (void)posix_spawn_file_actions_destroy(&actions);
+    return rc;
 }
 
 static int start(struct user *u, const char *const *forwards)
 {
-    pid_t parent = getpid();
     int fds[2];
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
         return -errno;
     int rc = net_stream_adopt(fds[0], &u->stream);
-    if (rc < 0) {
+    if (rc < 0)
         fd_close(&fds[0]);
-        goto done;
-    }
-    u->child = fork();
-    if (u->child == 0)
-        become_passt(fds[1], parent, forwards);
-    if (u->child < 0)
-        rc = -errno;
-done:
+    else
+        rc = spawn_passt(fds[1], forwards, &u->child);
     fd_close(&fds[1]);
     return rc;
 }
 
-static bool is_installed(const char *program)
-{
-    const char *path = getenv("PATH");
-    char full[4096];
-
-    while (path && *path) {
-        size_t len = strcspn(path, ":");
-        if (len + strlen(program) + 2 < sizeof(full)) {
-            (void)snprintf(full, sizeof(full), "%.*s/%s", (int)len, path, program);
-            if (access(full, X_OK) == 0)
-                return true;
-        }
-        path += len + (path[len] == ':');
-    }
-    return false;
-}
-
 int net_user_create(const char *const *forwards, struct net **out, struct error *err)
 {
-    if (!is_installed("passt"))
-        return error_set(err, -ENOENT, "user networking needs passt: install the package passt");
     struct user *u = calloc(1, sizeof(*u));
     if (u == NULL)
         return error_sys(err, -ENOMEM, "user networking");
@@ -147,6 +120,8 @@ int net_user_create(const char *const *forwards, struct net **out, struct error 
     int rc = start(u, forwards);
     if (rc < 0) {
         user_destroy(&u->net);
+        if (rc == -ENOENT)
+            return error_set(err, rc, "user networking needs passt: install the package passt");
         return error_sys(err, rc, "cannot start passt");
     }
     *out = &u->net;

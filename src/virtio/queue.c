@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "hv/base/num.h"
+#include "hv/mem/iov.h"
 
 #define DESC_ALIGN 16 /* §2.7, table of alignments */
 #define AVAIL_ALIGN 2

@@ -17,7 +17,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
 #include "hv/base/err.h"
 
@@ -63,13 +62,6 @@ const struct mem_region *mem_find(const struct mem *mem, uint64_t gpa);
 /* A pointer to [gpa, gpa + len), or NULL unless all of it lies in one region (MEM_RAM only, when
  * `write` is set). For bulk transfers such as readv(); the bytes may change at any time. */
 void *mem_ptr(const struct mem *mem, uint64_t gpa, uint64_t len, bool write) HV_MUST_CHECK;
-
-/* The pieces of host memory that [gpa, gpa + len) consists of, one for each region it touches, in
- * iov[0 … max). Returns how many, 0 for len 0. -EFAULT: not all inside memory (MEM_RAM only, when
- * `write` is set); -E2BIG: more than `max` pieces. For readv() and its like; the bytes may change
- * at any time. */
-int mem_iov(const struct mem *mem, uint64_t gpa, uint64_t len, bool write, struct iovec *iov,
-            unsigned max) HV_MUST_CHECK;
 
 /* Copies, across neighbouring regions too. -EFAULT: not all inside memory (or a write to ROM);
  * nothing was copied. `mem_rom_write` is for whoever fills the ROM before the guest starts. */

@@ -431,29 +431,3 @@ Test(mem, agrees_with_a_bytewise_model)
         cr_assert(!may_read || memcmp(back, model + gpa, len) == 0);
     }
 }
-
-/* --- mem_iov() --- */
-
-Test(mem, iov_has_a_piece_for_each_region)
-{
-    struct iovec iov[3] = {0};
-
-    cr_assert_eq(mem_iov(&mem, SECOND - 0x10, 0x30, true, iov, 3), 2);
-    cr_assert_eq(iov[0].iov_base, mem_ptr(&mem, SECOND - 0x10, 0x10, true));
-    cr_assert_eq(iov[0].iov_len, 0x10);
-    cr_assert_eq(iov[1].iov_base, mem_ptr(&mem, SECOND, 0x20, true));
-    cr_assert_eq(iov[1].iov_len, 0x20);
-    cr_assert_null(iov[2].iov_base);
-    cr_assert_eq(mem_iov(&mem, UINT64_MAX, 0, true, iov, 0), 0);
-}
-
-Test(mem, iov_refuses_what_is_not_memory)
-{
-    struct iovec iov[3];
-
-    cr_assert_eq(mem_iov(&mem, HOLE - 1, 2, false, iov, 3), -EFAULT);
-    cr_assert_eq(mem_iov(&mem, ROM - 1, 2, true, iov, 3), -EFAULT);
-    cr_assert_eq(mem_iov(&mem, ROM - 1, 2, false, iov, 3), 2);
-    cr_assert_eq(mem_iov(&mem, 0, UINT64_MAX, false, iov, 3), -EFAULT);
-    cr_assert_eq(mem_iov(&mem, SECOND - 1, 2, false, iov, 1), -E2BIG);
-}
