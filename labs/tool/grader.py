@@ -130,6 +130,19 @@ def build(tree, directory, werror=False):
     return Build(directory, run.status == 0, log.replace(directory + "/", ""))
 
 
+def _locked(stack, name):
+    """Locks NAME, or one of its substitutes while others have it; returns what that one is called after NAME."""
+    for ending in ("", "b", "c"):
+        lock = stack.enter_context(open(name + ending + ".lock", "w", encoding="utf-8"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return ending
+        except BlockingIOError:
+            continue
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return ending
+
+
 @contextlib.contextmanager
 def build_directory(course, key, keep=True):
     """A directory to build in, this process's alone while it is; with KEEP the next one finds it built."""
@@ -139,10 +152,9 @@ def build_directory(course, key, keep=True):
         with tempfile.TemporaryDirectory(prefix="once-", dir=base, ignore_cleanup_errors=True) as directory:
             yield directory
         return
-    directory = os.path.join(base, hashlib.sha256(key.encode()).hexdigest()[:16])
-    with open(directory + ".lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield directory
+    name = os.path.join(base, hashlib.sha256(key.encode()).hexdigest()[:16])
+    with contextlib.ExitStack() as stack:
+        yield name + _locked(stack, name)
 
 
 # --- checks ------------------------------------------------------------------------------------------

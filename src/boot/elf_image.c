@@ -86,10 +86,10 @@ static int check_segment(const struct elf_image *elf, unsigned i, struct error *
 {
     /* EXERCISE 3.8: believe program header `i`, or refuse it with -ENOEXEC and a sentence that
      * names its number. Only PT_LOAD and PT_NOTE matter; the others are never read. The bytes of
-     * both lie in the file. A loaded segment's bytes in the file fit its bytes in memory, and
-     * neither its physical nor its virtual addresses wrap around: the last byte at the very end of
-     * the virtual address space is allowed. Every number in here was chosen by whoever made the
-     * file. */
+     * both lie in the file. PT_LOAD's bytes in the file fit its bytes in memory, even if those are
+     * none, and neither its physical nor its virtual addresses wrap around: a virtual range may end
+     * with the very last byte, 2^64 - 1, a physical one may not. Every number in here was chosen by
+     * whoever made the file. */
     // SOLUTION 3.8
     const Elf64_Phdr ph = elf_segment(elf, i);
     uint64_t end;

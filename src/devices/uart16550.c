@@ -267,6 +267,8 @@ static uint8_t read_iir(struct uart16550 *u)
 // }
 // END 4.6
 
+/* --- The interrupt pin --- */
+
 /* EXERCISE 4.7: the chip's interrupt pin, and what moves it. update_irq(): the line is high exactly
  * while some interrupt is pending and the gate is open. The gate is OUT2 (MCR), which loop-back
  * forces inactive. write_ier(): IER has four bits. The transmitter is always empty, so its

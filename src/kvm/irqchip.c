@@ -39,6 +39,8 @@ int vm_create_pit(const struct vm *vm, struct error *err)
 // }
 // END 4.1
 
+/* --- the two ways in --- */
+
 /* EXERCISE 4.3: the two ways in. vm_irq_line(): tells KVM the level of a GSI (KVM API §4.25);
  * without names, for it is called for every change. vm_irqfd(): hands an eventfd to KVM, which from
  * then on raises and lowers the GSI by itself whenever somebody writes to it (§4.75).

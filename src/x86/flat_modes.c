@@ -40,7 +40,7 @@ static void set_tables(struct kvm_sregs *sregs, uint64_t gdt)
  * limit is in bytes here, whatever G says), 32 bits wide, for code or data, present, privilege
  * level 0. x86_protected_mode(): CS has X86_SEL_CODE and TYPE_CODE; DS, ES, FS, GS and SS have
  * X86_SEL_DATA and TYPE_DATA; set_tables() does the rest of the segments. CR0 has PE, and ET, which
- * is always set; paging and all extensions are off. `sregs` may hold anything before. */
+ * is always set; CR3, CR4 and EFER are 0. `sregs` may hold anything before. */
 // SOLUTION 3.1
 static struct kvm_segment flat_segment(uint16_t selector, uint8_t type)
 {

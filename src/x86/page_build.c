@@ -130,9 +130,9 @@ static int map_one(struct page_builder *b, uint64_t va, uint64_t entry, unsigned
 /* EXERCISE 3.5: map a range page by page. Refused with -EINVAL, before anything is mapped: numbers
  * that are not page-aligned, flags other than LEAF_FLAGS, physical addresses from PHYSICAL_END on,
  * and virtual addresses that are not canonical throughout (SDM 1 §3.3.7.1): a range lies wholly
- * below CANONICAL_LOW_END or wholly from CANONICAL_HIGH_START on. An empty range is mapped already.
- * A page is 2 MiB large, an entry of the PD with PTE_PAGE_SIZE, wherever both addresses and what is
- * left of the range allow it, else 4 KiB. */
+ * below CANONICAL_LOW_END or wholly from CANONICAL_HIGH_START on. An empty range, if aligned and
+ * with flags that are allowed, is mapped already. A page is 2 MiB large, an entry of the PD with
+ * PTE_PAGE_SIZE, wherever both addresses and what is left of the range allow it, else 4 KiB. */
 // SOLUTION 3.5
 /* Canonical addresses are two ranges; a mapping lies in one of them. SDM 1 §3.3.7.1. */
 static bool is_canonical_range(uint64_t va, uint64_t size)
