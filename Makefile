@@ -55,6 +55,7 @@ ALL_CFLAGS = -std=gnu17 $(CFLAGS) $(WARN) $(SANFLAGS) -pthread -D_GNU_SOURCE -Ii
 ALL_LDFLAGS = $(LDFLAGS) $(SANFLAGS) -pthread
 LIBS :=
 LIBS += -lzstd -llzma -llz4 -lz -ljansson # lab 05
+LIBS += -luring # lab 08
 
 # Everything but the program's main() is a library, which hv and all tests link.
 CLI := $(wildcard src/cli/*.c)

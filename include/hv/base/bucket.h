@@ -1,0 +1,39 @@
+/*
+ * A token bucket: a rate with room for a burst.
+ *
+ * Tokens, bytes or operations, flow in at `rate` per second, up to `burst`. Whoever spends may go
+ * into debt by one request, however large, and the next one waits until the debt is paid: so a
+ * request larger than the burst is served too, and the rate holds all the same.
+ *
+ * Threads: spent by one, its limits changed by any; there is a lock inside.
+ */
+#ifndef HV_BASE_BUCKET_H
+#define HV_BASE_BUCKET_H
+
+#include <pthread.h>
+#include <stdint.h>
+
+struct bucket {
+    pthread_mutex_t lock; /* guards the rest */
+    uint64_t rate;        /* tokens per second; 0: no limit */
+    uint64_t burst;       /* tokens that are there after a long rest */
+    int64_t level;        /* tokens there now; below 0: debt */
+    uint64_t at;          /* when level was right, ns of any monotonic clock */
+    uint64_t rest; /* what has flowed in since, in tokens times 10^9, not yet a whole token */
+};
+
+/* No limit. */
+void bucket_init(struct bucket *b);
+void bucket_fini(struct bucket *b);
+
+/* New limits, from the time `now` on, with a full bucket. burst 0: what flows in during 0.1 s, at
+ * least 1. */
+void bucket_limit(struct bucket *b, uint64_t rate, uint64_t burst, uint64_t now);
+
+/* How long to wait, in ns, until something may be spent; 0: now. */
+uint64_t bucket_wait(struct bucket *b, uint64_t now);
+
+/* Spends `n` tokens, whether they are there or not. */
+void bucket_spend(struct bucket *b, uint64_t n);
+
+#endif

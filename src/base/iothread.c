@@ -1,0 +1,83 @@
+#include "hv/base/iothread.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct iothread {
+    struct loop *loop; /* owned */
+    pthread_t thread;
+    bool started; /* thread is valid */
+    _Atomic bool stop;
+    char name[16];
+};
+
+int iothread_create(const char *name, struct iothread **out)
+{
+    struct iothread *t = calloc(1, sizeof(*t));
+
+    if (t == NULL)
+        return -ENOMEM;
+    int rc = loop_create(&t->loop);
+    if (rc < 0) {
+        free(t);
+        return rc;
+    }
+    (void)snprintf(t->name, sizeof(t->name), "%s", name);
+    *out = t;
+    return 0;
+}
+
+struct loop *iothread_loop(const struct iothread *t)
+{
+    return t->loop;
+}
+
+static void *run(void *arg)
+{
+    struct iothread *t = arg;
+
+    while (!atomic_load(&t->stop))
+        if (loop_run_once(t->loop, -1) < 0)
+            break; /* epoll_wait() fails only for a bad descriptor: a bug of ours, not worth a spin
+                    */
+    return NULL;
+}
+
+int iothread_start(struct iothread *t)
+{
+    sigset_t all, old;
+
+    atomic_store(&t->stop, false);
+    sigfillset(&all);
+    (void)pthread_sigmask(SIG_BLOCK, &all, &old); /* cannot fail with these arguments */
+    int rc = -pthread_create(&t->thread, NULL, run, t);
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc < 0)
+        return rc;
+    t->started = true;
+    (void)pthread_setname_np(t->thread, t->name);
+    return 0;
+}
+
+void iothread_stop(struct iothread *t)
+{
+    if (!t->started)
+        return;
+    atomic_store(&t->stop, true);
+    loop_wake(t->loop);
+    (void)pthread_join(t->thread, NULL); /* fails only for a bug of ours */
+    t->started = false;
+}
+
+void iothread_destroy(struct iothread *t)
+{
+    if (t == NULL)
+        return;
+    iothread_stop(t);
+    loop_destroy(t->loop);
+    free(t);
+}

@@ -1,0 +1,60 @@
+/*
+ * Locks on images, in the way of QEMU's, so that qemu-img and QEMU itself notice us and we them.
+ *
+ * Nothing is locked that has content. Single bytes far inside the file stand for what a user of it
+ * does (from byte 100 on) and for what it cannot bear that others do (from 200 on). Each user holds
+ * shared locks on its bytes, and looks whether somebody holds the opposite ones.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "block/raw_priv.h"
+
+#define USES 100
+#define EXCLUDES 200
+#define BITS 4
+
+enum {
+    READ = 1 << 0, /* a consistent view of the content */
+    WRITE = 1 << 1,
+    RESIZE = 1 << 3,
+};
+
+static int set_lock(int fd, off_t byte)
+{
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+
+    return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
+}
+
+static bool is_locked_by_others(int fd, off_t byte)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+
+    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+int raw_lock(int fd, bool read_only)
+{
+    const unsigned uses = read_only ? READ : READ | WRITE | RESIZE;
+    const unsigned excludes = WRITE | RESIZE;
+
+    /* First say what we do, then look: of two that come at once, at least one sees the other. */
+    for (unsigned i = 0; i < BITS; i++) {
+        int rc = uses & 1U << i ? set_lock(fd, USES + (off_t)i) : 0;
+        if (rc == 0 && (excludes & 1U << i))
+            rc = set_lock(fd, EXCLUDES + (off_t)i);
+        if (rc == -EAGAIN || rc == -EACCES)
+            return -EBUSY;
+        if (rc < 0)
+            return rc == -EINVAL || rc == -ENOLCK ? 0 : rc; /* a file system without locks */
+    }
+    for (unsigned i = 0; i < BITS; i++) {
+        if ((uses & 1U << i) && is_locked_by_others(fd, EXCLUDES + (off_t)i))
+            return -EBUSY;
+        if ((excludes & 1U << i) && is_locked_by_others(fd, USES + (off_t)i))
+            return -EBUSY;
+    }
+    return 0;
+}

@@ -1,0 +1,377 @@
+/*
+ * virtio-net, VIRTIO 1.2 §5.1: the device around its queues.
+ *
+ * Left out: VLAN filters, receive-side scaling, hash reports, notification coalescing.
+ */
+#include "hv/virtio/net.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hv/base/fd.h"
+#include "hv/base/num.h"
+#include "virtio/net_priv.h"
+
+#define QUEUE_SIZE 256
+#define CTRL_QUEUE_SIZE 64
+#define PLAIN_FRAME_MAX 2048 /* bytes, with header: what comes where segments are not taken */
+#define QUEUES_MAX (2 * VIRTIO_NET_PAIRS_MAX + 1)
+
+static struct net_device *device_of(struct virtio_dev *v)
+{
+    return container_of(v, struct net_device, v);
+}
+
+/* --- limits and wake-ups --- */
+
+static void on_refill(void *ctx)
+{
+    virtio_kick(((struct net_queue *)ctx)->vq);
+}
+
+uint64_t net_limit_wait(struct net_queue *q)
+{
+    uint64_t now = now_ns();
+    uint64_t packets = bucket_wait(&q->packets, now), bytes = bucket_wait(&q->bytes, now);
+    uint64_t wait = packets > bytes ? packets : bytes;
+
+    if (wait > 0)
+        timer_set(&q->refill, wait);
+    return wait;
+}
+
+void net_limit_spend(struct net_queue *q, uint64_t bytes)
+{
+    bucket_spend(&q->packets, 1);
+    bucket_spend(&q->bytes, bytes);
+}
+
+void net_listen_for(struct net_pair *p, bool readable, bool writable)
+{
+    if (readable != p->wants_read || writable != p->wants_write)
+        net_listen(p->net, readable, writable);
+    p->wants_read = readable;
+    p->wants_write = writable;
+}
+
+/* The back end has frames. While the queue does not run nobody takes them, and they must not wake
+ * us again and again. */
+static void on_readable(void *ctx)
+{
+    struct net_pair *p = ctx;
+    struct virtio_queue *vq = p->rx.vq;
+
+    pthread_mutex_lock(&vq->lock);
+    if (vq->running && vq->vq.enabled && !vq->vq.broken) {
+        net_rx_pump(p->rx.d, p);
+        if (vq->vq.broken)
+            virtio_needs_reset(vq->dev);
+    } else {
+        net_listen_for(p, false, p->wants_write);
+    }
+    pthread_mutex_unlock(&vq->lock);
+}
+
+static void on_writable(void *ctx)
+{
+    struct net_pair *p = ctx;
+
+    net_listen_for(p, p->wants_read, false);
+    virtio_kick(p->tx.vq);
+}
+
+/* --- the driver's life --- */
+
+static void net_serve(struct virtio_dev *v, struct virtio_queue *q)
+{
+    struct net_device *d = device_of(v);
+    unsigned pair = q->index / 2;
+
+    if (pair == d->pair_count)
+        net_ctrl_serve(d, q);
+    else if (q->index % 2 == 0)
+        net_rx_pump(d, &d->pairs[pair]);
+    else
+        net_tx_pump(d, &d->pairs[pair]);
+}
+
+static void net_stop(struct virtio_dev *v, struct virtio_queue *q)
+{
+    struct net_device *d = device_of(v);
+
+    if (q->index / 2 < d->pair_count && q->index % 2 == 0)
+        net_rx_give_back(&d->pairs[q->index / 2]);
+}
+
+/* What the guest's driver takes without our having to finish it. */
+static unsigned accepted_offloads(const struct virtio_dev *v)
+{
+    unsigned offloads = 0;
+
+    if (!virtio_has(v, VIRTIO_NET_F_GUEST_CSUM))
+        return 0;
+    offloads |= NET_OFFLOAD_CSUM;
+    offloads |= virtio_has(v, VIRTIO_NET_F_GUEST_TSO4) ? NET_OFFLOAD_TSO4 : 0;
+    offloads |= virtio_has(v, VIRTIO_NET_F_GUEST_TSO6) ? NET_OFFLOAD_TSO6 : 0;
+    return offloads;
+}
+
+/* Called before the queues run, with the driver's last word. */
+static void net_start(struct virtio_dev *v)
+{
+    struct net_device *d = device_of(v);
+    unsigned offloads = accepted_offloads(v);
+
+    d->has_header = true;
+    for (unsigned i = 0; i < d->pair_count; i++)
+        if (net_set_offloads(d->pairs[i].net, NET_HEADER, offloads) < 0)
+            d->has_header = false;
+    for (unsigned i = 0; !d->has_header && i < d->pair_count; i++)
+        (void)!net_set_offloads(d->pairs[i].net, 0, 0); /* every back end has plain frames */
+    d->merges = virtio_has(v, VIRTIO_NET_F_MRG_RXBUF);
+    d->frame_max = offloads & ~NET_OFFLOAD_CSUM ? NET_FRAME_MAX + NET_HEADER : PLAIN_FRAME_MAX;
+    if (d->mtu + 64U > d->frame_max)
+        d->frame_max = d->mtu + 64U;
+}
+
+static void net_reset(struct virtio_dev *v)
+{
+    struct net_device *d = device_of(v);
+    uint8_t mac[VIRTIO_NET_MAC];
+
+    pthread_mutex_lock(&d->filter_lock);
+    memcpy(mac, d->filter.mac, sizeof(mac));
+    net_filter_reset(&d->filter, mac);
+    pthread_mutex_unlock(&d->filter_lock);
+    atomic_store(&d->active, 1);
+}
+
+/* --- configuration, §5.1.4 --- */
+
+static void net_config_read(struct virtio_dev *v, uint64_t offset, void *out, unsigned size)
+{
+    struct net_device *d = device_of(v);
+    struct virtio_net_config config = {
+        .status = htole16(atomic_load(&d->link_up) ? VIRTIO_NET_S_LINK_UP : 0),
+        .max_virtqueue_pairs = htole16((uint16_t)d->pair_count),
+        .mtu = htole16(d->mtu),
+    };
+
+    pthread_mutex_lock(&d->filter_lock);
+    memcpy(config.mac, d->filter.mac, sizeof(config.mac));
+    pthread_mutex_unlock(&d->filter_lock);
+    if (range_fits(offset, size, sizeof(config)))
+        memcpy(out, (const uint8_t *)&config + offset, size);
+}
+
+void virtio_net_set_link(struct virtio_dev *v, bool up)
+{
+    if (atomic_exchange(&device_of(v)->link_up, up) != up)
+        virtio_config_changed(v);
+}
+
+/* One pair's part of a limit; 0 stays none. */
+static uint64_t share(uint64_t limit, unsigned pairs)
+{
+    return limit == 0 || limit >= pairs ? limit / pairs : 1;
+}
+
+void virtio_net_limit(struct virtio_dev *v, const struct virtio_net_limits *limits)
+{
+    struct net_device *d = device_of(v);
+    uint64_t now = now_ns();
+
+    for (unsigned i = 0; i < d->pair_count; i++) {
+        struct net_queue *queues[] = {&d->pairs[i].rx, &d->pairs[i].tx};
+        for (unsigned j = 0; j < ARRAY_LEN(queues); j++) {
+            bucket_limit(&queues[j]->packets, share(limits->packets, d->pair_count), 0, now);
+            bucket_limit(&queues[j]->bytes, share(limits->bytes, d->pair_count), 0, now);
+            virtio_kick(queues[j]->vq); /* it may be waiting for what is there now */
+        }
+    }
+}
+
+void virtio_net_stats(const struct virtio_dev *v, struct virtio_net_stats *out)
+{
+    const struct net_device *d = container_of(v, struct net_device, v);
+
+    *out = (struct virtio_net_stats){
+        .received = atomic_load(&d->received),
+        .sent = atomic_load(&d->sent),
+        .dropped_in = atomic_load(&d->dropped_in),
+        .dropped_out = atomic_load(&d->dropped_out),
+        .filtered = atomic_load(&d->filtered),
+    };
+}
+
+/* --- state --- */
+
+static void net_save(struct virtio_dev *v, struct codec_writer *w)
+{
+    struct net_device *d = device_of(v);
+    const struct net_filter *f = &d->filter; /* the queues are stopped: nobody changes it */
+    unsigned stored = f->count < NET_MACS_MAX ? f->count : NET_MACS_MAX;
+
+    codec_put_u16(w, (uint16_t)atomic_load(&d->active));
+    codec_put_bytes(w, f->mac, sizeof(f->mac));
+    codec_put_u8(w, f->promiscuous);
+    codec_put_u8(w, f->all_multicast);
+    codec_put_u8(w, (uint8_t)f->count);
+    codec_put_bytes(w, f->macs, (size_t)stored * VIRTIO_NET_MAC);
+}
+
+static int net_load(struct virtio_dev *v, struct codec_reader *r)
+{
+    struct net_device *d = device_of(v);
+    struct net_filter f = {0};
+    uint16_t active = codec_get_u16(r);
+
+    codec_get_bytes(r, f.mac, sizeof(f.mac));
+    f.promiscuous = codec_get_u8(r);
+    f.all_multicast = codec_get_u8(r);
+    f.count = codec_get_u8(r);
+    if (f.count > NET_MACS_MAX + 1)
+        return r->failed ? r->failed : -EINVAL;
+    codec_get_bytes(r, f.macs,
+                    (size_t)(f.count < NET_MACS_MAX ? f.count : NET_MACS_MAX) * VIRTIO_NET_MAC);
+    int rc = codec_leave(r);
+    if (rc < 0)
+        return rc;
+    if (active < 1 || active > d->pair_count)
+        return -EINVAL;
+    d->filter = f;
+    atomic_store(&d->active, active);
+    return 0;
+}
+
+/* --- life --- */
+
+static void fini_net_queue(struct net_queue *q)
+{
+    if (q->d == NULL) /* never begun */
+        return;
+    timer_fini(&q->refill);
+    bucket_fini(&q->packets);
+    bucket_fini(&q->bytes);
+}
+
+static void net_device_destroy(struct virtio_dev *v)
+{
+    struct net_device *d = device_of(v);
+
+    for (unsigned i = 0; d->pairs != NULL && i < d->pair_count; i++) {
+        struct net_pair *p = &d->pairs[i];
+        if (p->net != NULL)
+            (void)!net_watch(p->net, NULL); /* to stop cannot fail */
+        fini_net_queue(&p->rx);
+        fini_net_queue(&p->tx);
+    }
+    free(d->pairs);
+    (void)pthread_mutex_destroy(&d->filter_lock);
+    virtio_fini(v);
+    free(d);
+}
+
+static const struct virtio_ops net_device_ops = {
+    .id = VIRTIO_ID_NET,
+    .features = VIRTIO_FEATURE(VIRTIO_NET_F_MAC) | VIRTIO_FEATURE(VIRTIO_NET_F_STATUS) |
+                VIRTIO_FEATURE(VIRTIO_NET_F_MRG_RXBUF) | VIRTIO_FEATURE(VIRTIO_NET_F_CTRL_VQ) |
+                VIRTIO_FEATURE(VIRTIO_NET_F_CTRL_RX) | VIRTIO_FEATURE(VIRTIO_NET_F_CTRL_MAC_ADDR),
+    .version = 1,
+    .start = net_start,
+    .reset = net_reset,
+    .stop = net_stop,
+    .serve = net_serve,
+    .config_read = net_config_read,
+    .save = net_save,
+    .load = net_load,
+    .destroy = net_device_destroy,
+};
+
+/* What the back ends can do, all of them. */
+static uint64_t features_of(const struct virtio_net_setup *setup)
+{
+    unsigned offloads = ~0U;
+    uint64_t f = 0;
+
+    for (unsigned i = 0; i < setup->pair_count; i++)
+        offloads &= setup->pairs[i].net->offloads;
+    if (offloads & NET_OFFLOAD_CSUM)
+        f |= VIRTIO_FEATURE(VIRTIO_NET_F_CSUM) | VIRTIO_FEATURE(VIRTIO_NET_F_GUEST_CSUM);
+    if (offloads & NET_OFFLOAD_TSO4)
+        f |= VIRTIO_FEATURE(VIRTIO_NET_F_HOST_TSO4) | VIRTIO_FEATURE(VIRTIO_NET_F_GUEST_TSO4);
+    if (offloads & NET_OFFLOAD_TSO6)
+        f |= VIRTIO_FEATURE(VIRTIO_NET_F_HOST_TSO6) | VIRTIO_FEATURE(VIRTIO_NET_F_GUEST_TSO6);
+    if (setup->pair_count > 1)
+        f |= VIRTIO_FEATURE(VIRTIO_NET_F_MQ);
+    if (setup->mtu != 0)
+        f |= VIRTIO_FEATURE(VIRTIO_NET_F_MTU);
+    return f;
+}
+
+static int init_net_queue(struct net_device *d, struct net_queue *q, unsigned index)
+{
+    *q = (struct net_queue){.d = d, .vq = virtio_queue(&d->v, index), .refill.fd = -1};
+    bucket_init(&q->packets);
+    bucket_init(&q->bytes);
+    return timer_init(&q->refill, q->vq->loop, on_refill, q);
+}
+
+static int init_pair(struct net_device *d, unsigned index, const struct virtio_net_pair *setup)
+{
+    struct net_pair *p = &d->pairs[index];
+    const struct net_watch watch = {
+        .loop = setup->loop, .readable = on_readable, .writable = on_writable, .ctx = p};
+    int rc = init_net_queue(d, &p->rx, 2 * index);
+
+    if (rc == 0)
+        rc = init_net_queue(d, &p->tx, 2 * index + 1);
+    if (rc == 0)
+        rc = net_watch(setup->net, &watch);
+    if (rc == 0)
+        p->net = setup->net;
+    return rc;
+}
+
+static int init_queues(struct net_device *d, const char *name, const struct virtio_net_setup *setup)
+{
+    struct virtio_queue_config queues[QUEUES_MAX];
+    unsigned count = 0;
+
+    for (unsigned i = 0; i < setup->pair_count; i++)
+        for (unsigned way = 0; way < 2; way++)
+            queues[count++] = (struct virtio_queue_config){QUEUE_SIZE, setup->pairs[i].loop};
+    queues[count++] = (struct virtio_queue_config){CTRL_QUEUE_SIZE, setup->pairs[0].loop};
+    return virtio_init(&d->v, &net_device_ops, name, setup->mem, features_of(setup), queues, count);
+}
+
+int virtio_net_create(const char *name, const struct virtio_net_setup *setup,
+                      struct virtio_dev **out)
+{
+    struct net_device *d = calloc(1, sizeof(*d));
+
+    if (d == NULL)
+        return -ENOMEM;
+    (void)pthread_mutex_init(&d->filter_lock, NULL); /* does not fail on Linux */
+    net_filter_reset(&d->filter, setup->mac);
+    d->mtu = setup->mtu;
+    d->link_up = true;
+    d->active = 1;
+    int rc = init_queues(d, name, setup);
+    if (rc == 0)
+        d->pairs = calloc(setup->pair_count, sizeof(*d->pairs));
+    if (rc == 0 && d->pairs == NULL)
+        rc = -ENOMEM;
+    d->pair_count = setup->pair_count;
+    for (unsigned i = 0; rc == 0 && i < setup->pair_count; i++)
+        rc = init_pair(d, i, &setup->pairs[i]);
+    if (rc < 0) {
+        net_device_destroy(&d->v);
+        return rc;
+    }
+    virtio_net_limit(&d->v, &setup->limits);
+    *out = &d->v;
+    return 0;
+}
