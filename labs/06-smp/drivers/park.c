@@ -96,13 +96,23 @@ static bool hear_of_parking(struct machine *m)
     return rc == 0;
 }
 
-/* What we have joined already is joined again by stop_cpus(). */
-int pthread_join(pthread_t thread, void **value)
+static bool was_joined(pthread_t thread)
 {
     for (unsigned i = 0; i < FAKE_CPUS; i++)
         if (joined[i] && pthread_equal(thread, machine->cpus[i].thread))
-            return 0;
-    return REAL(pthread_join)(thread, value);
+            return true;
+    return false;
+}
+
+/* stop_cpus() will kick and join what is joined here already. */
+int pthread_join(pthread_t thread, void **value)
+{
+    return was_joined(thread) ? 0 : REAL(pthread_join)(thread, value);
+}
+
+int pthread_kill(pthread_t thread, int signal)
+{
+    return was_joined(thread) ? ESRCH : REAL(pthread_kill)(thread, signal);
 }
 
 static bool threads_are_gone(unsigned cpus)
