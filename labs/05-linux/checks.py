@@ -415,6 +415,7 @@ def initrd_place(lab):
     borders = [ram - 1, 0x7FFFFFFF, 0xFFFFFFFF, 16 * MIB - 1, 16 * MIB - 2, lab.rng.randrange(12 * MIB, 31 * MIB)]
     sizes = [lab.rng.choice([PAGE * lab.rng.randrange(1, 6), lab.rng.randrange(1, 20000)]) for _ in borders]
     sizes[0] = sizes[3] = 2 * PAGE
+    sizes[1] = PAGE + lab.rng.randrange(1, PAGE)  # one at least is no whole number of pages
     images = [lab.rng.randbytes(size) for size in sizes]
     args = [
         load_case(lab, "linux-unpacked", Kernel(lab, initrd_addr_max=border).wrap(vmlinux(lab)), initrd=image, ram=ram)
