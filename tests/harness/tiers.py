@@ -21,11 +21,11 @@ from results import FAILED, PASSED, SKIPPED, Group, Result, count
 BUILD = os.path.join(ROOT, "build")
 PROGRAM_LIMIT = 120  # seconds for one unit or thread test program; sanitizers get twice as long
 LABVM_LIMIT = 900
-SYSTEM_LIMIT = 1200
+SYSTEM_LIMIT = 2400
 INTEL_LIMIT = 1800
 LABS_LIMIT = 600  # for one file of the course tool's tests
 SLIDES_LIMIT = 300
-VERIFY_LIMIT = 1800  # for all labs
+VERIFY_LIMIT = 2400  # for all labs
 MACHINE_FAILED = 125  # labvm's exit status when the machine, not the command, came to grief
 MACHINE_TRIES = 3
 
