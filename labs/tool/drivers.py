@@ -2,6 +2,8 @@
 their own for each run (driver/main.c says what for).
 """
 
+import contextlib
+import fcntl
 import glob
 import hashlib
 import os
@@ -36,6 +38,14 @@ def _digest(labdir, built):
     return digest.hexdigest()[:16]
 
 
+@contextlib.contextmanager
+def _alone(built):
+    """One process at a time in here, of those that check the tree in BUILT."""
+    with open(os.path.join(built, "build", DIRECTORY + ".lock"), "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _place(labdir, built):
     """Where the programs for the tree in BUILT lie as it is now; those for another state of it go."""
     base = os.path.join(built, "build", DIRECTORY)
@@ -43,9 +53,10 @@ def _place(labdir, built):
     if os.path.isdir(ready):  # packed for the lab machine
         return ready
     place = os.path.join(base, _digest(labdir, built))
-    if not os.path.isdir(place):
-        shutil.rmtree(base, ignore_errors=True)
-        os.makedirs(place, exist_ok=True)
+    with _alone(built):  # or one would clear away what another has just begun
+        if not os.path.isdir(place):
+            shutil.rmtree(base, ignore_errors=True)
+            os.makedirs(place)
     return place
 
 

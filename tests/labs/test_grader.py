@@ -1,10 +1,13 @@
 """test_grader.py: what a learner's tree is worth, and what it cannot do to the grader."""
 
+import contextlib
+import multiprocessing
 import os
 import unittest
 
 from minicourse import CourseCase
 
+import drivers
 import grader
 import stage
 from course import Course
@@ -25,6 +28,39 @@ class GraderCase(CourseCase):
 
     def verdicts(self, result):
         return {record["name"]: record["verdict"] for record in result["checks"]}
+
+
+class Drivers(GraderCase):
+    def test_two_checks_that_need_one_first_do_not_clear_away_each_others(self):
+        """Both find that the tree was built anew, at the same moment, again and again."""
+        built, lab, rounds = self.scratch + "/built", self.course.lab(1), 150
+        self.assertTrue(grader.build(stage.generate(self.course, 1, lambda exercise: True), built).ok)
+        archive = os.path.join(built, "build/release/libhv.a")
+        together = multiprocessing.Barrier(2)
+        lost = multiprocessing.Value("i", 0)
+
+        def check(name):
+            for number in range(rounds):
+                if name == "a":
+                    os.utime(archive, ns=(number, number))
+                    for much in range(60):  # clearing away takes its time
+                        self.put(built, f"build/{drivers.DIRECTORY}/old/{much}", "")
+                together.wait(20)
+                path = os.path.join(drivers._place(lab.dir, built), name)
+                with contextlib.suppress(OSError), open(path, "w", encoding="utf-8"):
+                    pass
+                together.wait(20)
+                with lost.get_lock():
+                    lost.value += not os.path.exists(path)
+                together.wait(20)
+
+        others = [multiprocessing.Process(target=check, args=(name,)) for name in "ab"]
+        for each in others:
+            each.start()
+        for each in others:
+            each.join()
+        self.assertEqual([each.exitcode for each in others], [0, 0])
+        self.assertEqual(lost.value, 0, f"programs that were gone, in {rounds} rounds")
 
 
 class Scores(GraderCase):
