@@ -131,13 +131,13 @@ FUZZ_SECONDS ?= 60
 
 fuzzers: $(FUZZ_BIN)
 
-$(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libhv.a
+$(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/virtio_harness.o $(B)/libhv.a
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 # }
 
 -include $(LIB_O:.o=.d) $(CLI_O:.o=.d) $(UNIT_BIN:%=%.d) $(SUPPORT_O:.o=.d)
--include $(THREAD_BIN:%=%.d) $(FUZZ_BIN:%=%.d) # lab 99
+-include $(THREAD_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(B)/tests/fuzz/virtio_harness.d # lab 99
 
 # lab 99 {
 # --- running tests; tests/run builds what it needs ---

@@ -8,6 +8,7 @@
 #ifndef FUZZ_DEV_FUZZ_H
 #define FUZZ_DEV_FUZZ_H
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,11 +36,13 @@ static inline uint64_t fuzz_u64(struct fuzz_input *in, unsigned bytes)
     return value;
 }
 
-static inline void fuzz_check(bool ok)
+_Noreturn static inline void fuzz_fail(const char *file, int line, const char *condition)
 {
-    if (!ok)
-        abort();
+    (void)fprintf(stderr, "%s:%d: does not hold: %s\n", file, line, condition);
+    abort();
 }
+
+#define fuzz_check(condition) ((condition) ? (void)0 : fuzz_fail(__FILE__, __LINE__, #condition))
 
 /* The device and its twin must save the same, once the twin has loaded it. */
 static inline void fuzz_round_trip(struct device *dev, struct device *twin)
