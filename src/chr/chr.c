@@ -58,6 +58,20 @@ void chr_write(struct chr *chr, const void *data, size_t len)
         chr_count_dropped(chr, len - (size_t)taken);
 }
 
+size_t chr_offer(struct chr *chr, const void *data, size_t len)
+{
+    if (chr->ops->offer == NULL || chr_error(chr)) {
+        chr_write(chr, data, len);
+        return len;
+    }
+    ssize_t taken = chr->ops->offer(chr, data, len);
+    if (taken >= 0)
+        return (size_t)taken;
+    chr_set_error(chr, (int)taken);
+    chr_count_dropped(chr, len);
+    return len;
+}
+
 void chr_flush(struct chr *chr)
 {
     if (chr->ops->flush)

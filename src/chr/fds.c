@@ -17,6 +17,7 @@ static void fds_destroy(struct chr *chr)
 
 static const struct chr_ops fds_ops = {
     .write = stream_write,
+    .offer = stream_offer,
     .resume = stream_resume,
     .flush = stream_flush,
     .destroy = fds_destroy,

@@ -41,7 +41,7 @@ void outq_init(struct outq *q, struct chr *chr, int fd, int stall_ms)
     q->fd = q->own_fd >= 0 ? q->own_fd : fd;
     q->stall_ms = stall_ms;
     (void)pthread_mutex_init(&q->lock, NULL); /* cannot fail on Linux */
-    q->stalled = q->waiting = false;
+    q->stalled = q->waiting = q->hungry = false;
     q->head = q->used = 0;
 }
 
@@ -157,6 +157,35 @@ ssize_t outq_put(struct outq *q, const void *data, size_t len, bool *wake)
     q->waiting = q->used > 0;
     pthread_mutex_unlock(&q->lock);
     return (ssize_t)taken;
+}
+
+ssize_t outq_offer(struct outq *q, const void *data, size_t len, bool *wake)
+{
+    const uint8_t *bytes = data;
+    size_t taken = 0, n;
+
+    pthread_mutex_lock(&q->lock);
+    do {
+        n = append_locked(q, bytes + taken, len - taken);
+        taken += n;
+        drain_locked(q);
+    } while (n > 0 && taken < len);
+    if (taken < len)
+        q->hungry = true;
+    *wake = q->hungry || (q->used > 0 && !q->waiting);
+    q->waiting = q->used > 0;
+    pthread_mutex_unlock(&q->lock);
+    return (ssize_t)taken;
+}
+
+bool outq_feed(struct outq *q)
+{
+    pthread_mutex_lock(&q->lock);
+    bool now = q->hungry && q->used <= CHR_OUTPUT_MAX / 2;
+    if (now)
+        q->hungry = false;
+    pthread_mutex_unlock(&q->lock);
+    return now;
 }
 
 bool outq_flush(struct outq *q)

@@ -26,6 +26,7 @@ struct outq {
     pthread_mutex_t lock;
     bool stalled; /* that long passed; nothing moved since */
     bool waiting; /* the loop knows that the ring is not empty */
+    bool hungry;  /* outq_offer() took less than it was given */
     size_t head;  /* of the oldest byte in the ring */
     size_t used;
     uint8_t ring[CHR_OUTPUT_MAX];
@@ -36,6 +37,14 @@ void outq_fini(struct outq *q); /* drops what is left */
 
 /* Returns the bytes taken, or -errno. *wake: the loop has to call outq_flush(). */
 ssize_t outq_put(struct outq *q, const void *data, size_t len, bool *wake);
+
+/* The same without waiting. When it takes less than len, outq_feed() is worth calling after an
+ * outq_flush(). */
+ssize_t outq_offer(struct outq *q, const void *data, size_t len, bool *wake);
+
+/* True, once, when there is room again for whom outq_offer() disappointed: half of the ring, so
+ * that he does not come for every byte. */
+bool outq_feed(struct outq *q);
 
 /* Writes what can be written without waiting. True: something is left, so call again when fd is
  * writable. */

@@ -40,6 +40,7 @@ static void pty_destroy(struct chr *chr)
 
 static const struct chr_ops pty_ops = {
     .write = stream_write,
+    .offer = stream_offer,
     .resume = stream_resume,
     .flush = stream_flush,
     .destroy = pty_destroy,

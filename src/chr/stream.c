@@ -28,11 +28,9 @@ static void wake_loop_thread(struct stream *s)
 
 /* --- Output --- */
 
-/* Writes what can be written, and watches for room while something is left. */
-static void push_output(struct stream *s)
+/* Watches for room while something is left. */
+static void watch_output(struct stream *s, bool left)
 {
-    bool left = outq_flush(&s->out);
-
     if (left == s->out_watched)
         return;
     s->out_watched = left;
@@ -40,6 +38,14 @@ static void push_output(struct stream *s)
         loop_remove(s->loop, s->out.fd);
     else if (loop_add(s->loop, s->out.fd, EPOLLOUT, on_writable, s) < 0)
         s->out_watched = false; /* no memory for a watch: the next write flushes */
+}
+
+/* Writes what can be written, and tells the device if it waits for that. */
+static void push_output(struct stream *s)
+{
+    watch_output(s, outq_flush(&s->out));
+    if (outq_feed(&s->out) && s->chr.front.writable)
+        s->chr.front.writable(s->chr.front.ctx);
 }
 
 static void on_writable(void *ctx, uint32_t events)
@@ -53,6 +59,17 @@ ssize_t stream_write(struct chr *chr, const void *data, size_t len)
     struct stream *s = container_of(chr, struct stream, chr);
     bool wake;
     ssize_t n = outq_put(&s->out, data, len, &wake);
+
+    if (wake)
+        wake_loop_thread(s);
+    return n;
+}
+
+ssize_t stream_offer(struct chr *chr, const void *data, size_t len)
+{
+    struct stream *s = container_of(chr, struct stream, chr);
+    bool wake;
+    ssize_t n = outq_offer(&s->out, data, len, &wake);
 
     if (wake)
         wake_loop_thread(s);

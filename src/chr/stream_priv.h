@@ -44,6 +44,7 @@ void stream_set_escape(struct stream *s, chr_escape_fn *escape, void *ctx);
 
 /* The ops of a struct chr that is the first member of a stream. */
 ssize_t stream_write(struct chr *chr, const void *data, size_t len);
+ssize_t stream_offer(struct chr *chr, const void *data, size_t len);
 void stream_resume(struct chr *chr);
 void stream_flush(struct chr *chr);
 

@@ -7,14 +7,17 @@
  * until something moves again, what does not fit is dropped and counted. Losing a boot log because
  * a pager paused would be worse than a machine that runs as slowly as its console for a moment.
  *
+ * A device that can hold its output back never waits and loses nothing: it offers bytes, is told
+ * how many were taken, and later that there is room for the rest.
+ *
  * Input is offered to the device, which says how much it has room for. A little is read ahead
  * (CHR_AHEAD_MAX bytes); the rest stays with the operating system, so a guest that does not read
  * cannot make hv grow either. A terminal with escapes is read on, because the next key may be one,
  * up to CHR_TYPED_MAX bytes: room for a large paste; beyond that, keys for a deaf guest are
  * dropped.
  *
- * Threads: chr_write(), chr_resume() and chr_error() from any thread. Everything else from the
- * thread that runs the loop. A device may call chr_write() and chr_resume() with its lock held; the
+ * Threads: chr_write(), chr_offer(), chr_resume() and chr_error() from any thread. Everything else
+ * from the thread that runs the loop. A device may call the first three with its lock held; the
  * back end never holds a lock of its own when it calls the device.
  */
 #ifndef HV_CHR_CHR_H
@@ -38,13 +41,17 @@ struct chr;
 struct chr_front {
     size_t (*room)(void *ctx);                                 /* bytes the device takes now */
     void (*input)(void *ctx, const uint8_t *data, size_t len); /* len <= the last room() */
-    void *ctx;                                                 /* borrowed */
+    void (*writable)(void *ctx); /* chr_offer() took less than it could; now it can. May be NULL */
+    void *ctx;                   /* borrowed */
 };
 
 struct chr_ops {
     /* Returns the bytes taken, which may be fewer than len, or -errno, which chr_error() reports
      * from then on. */
     ssize_t (*write)(struct chr *chr, const void *data, size_t len);
+    /* As write, but takes at once what it can, and waits for nothing. When that is less than len,
+     * it calls front.writable later. NULL: write never waits, and drops what it does not take. */
+    ssize_t (*offer)(struct chr *chr, const void *data, size_t len);
     /* The front end has room again (or for the first time): look for input. NULL: there is none. */
     void (*resume)(struct chr *chr);
     /* Waits as a write does until buffered output is gone. NULL: nothing is buffered. */
@@ -66,6 +73,11 @@ void chr_attach(struct chr *chr, const struct chr_front *front);
 void chr_resume(struct chr *chr);
 
 void chr_write(struct chr *chr, const void *data, size_t len);
+
+/* Returns the bytes taken; the rest is still the caller's, who waits for front.writable. Once
+ * output has ended (see chr_error()) everything is taken, and dropped. For a back end that some
+ * thread also calls chr_write() on, this may wait as long as that does. */
+size_t chr_offer(struct chr *chr, const void *data, size_t len);
 
 /* 0, or the first -errno that output met: -EPIPE, -ENOSPC, -EIO, … Output ends there: what is
  * written later is dropped. */
