@@ -93,5 +93,56 @@ DefinitionBlock ("", "DSDT", 2, "HVLAB ", "HVLABVM ", 1)
                 IRQNoFlags () {3}
             })
         }
+
+        /* PCI: one bus, mechanism #1. Every slot's INTA# to D# take turns on four lines of the
+         * I/O APIC, level-triggered and active high (PCI 3.0 §2.2.6). */
+        Device (PCI0)
+        {
+            Name (_HID, EisaId ("PNP0A03"))
+            Name (_UID, 0)
+            Name (_BBN, 0)
+            Name (_CRS, ResourceTemplate ()
+            {
+                WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode, 0, 0, 0, 0, 1)
+                IO (Decode16, 0xcf8, 0xcf8, 1, 8)
+                DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed, NonCacheable, ReadWrite,
+                             0, ACPI_PCI_BASE, ACPI_PCI_LAST, 0, ACPI_PCI_SIZE)
+            })
+            Method (_PRT, 0, Serialized)
+            {
+                Local0 = Package (124) {}
+                Local1 = 0
+                While (Local1 < 124)
+                {
+                    Local2 = Package (4) {0, 0, 0, 0}
+                    Local2[0] = ((((Local1 >> 2) + 1) << 16) | 0xffff)
+                    Local2[1] = (Local1 & 3)
+                    Local2[3] = (ACPI_PCI_GSI + ((((Local1 >> 2) + 1) + (Local1 & 3)) & 3))
+                    Local0[Local1] = Local2
+                    Local1++
+                }
+                Return (Local0)
+            }
+        }
+
+#define WINDOW(NAME, NUMBER, GSI)                                                                  \
+        Device (NAME)                                                                              \
+        {                                                                                          \
+            Name (_HID, "LNRO0005")                                                                \
+            Name (_UID, NUMBER)                                                                    \
+            Name (_CRS, ResourceTemplate ()                                                        \
+            {                                                                                      \
+                Memory32Fixed (ReadWrite, ACPI_VIRTIO_WINDOW(NUMBER), ACPI_VIRTIO_SIZE)            \
+                Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive) {GSI}                    \
+            })                                                                                     \
+        }
+        WINDOW (VR00, 0, 5)
+        WINDOW (VR01, 1, 6)
+        WINDOW (VR02, 2, 7)
+        WINDOW (VR03, 3, 10)
+        WINDOW (VR04, 4, 11)
+        WINDOW (VR05, 5, 12)
+        WINDOW (VR06, 6, 14)
+        WINDOW (VR07, 7, 15)
     }
 }

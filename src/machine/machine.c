@@ -144,6 +144,11 @@ int machine_create(const struct machine_config *cfg, struct machine **out, struc
 
 int machine_start(struct machine *m, struct error *err)
 {
+    // lab 07 {
+    int io = virtio_start_threads(m, err);
+    if (io < 0)
+        return io;
+    // }
     for (unsigned i = 0; i < m->cfg.cpus; i++) {
         int rc = cpu_start_thread(&m->cpus[i], err);
         if (rc < 0)
@@ -224,6 +229,7 @@ int machine_run(struct machine *m, struct machine_outcome *out, struct error *er
 
     rc = wait_for_end(m, err); // lab 04
     stop_cpus(m);
+    virtio_stop_threads(m); // lab 07
     if (rc == 0)
         *out = m->outcome;
     return rc;
@@ -234,10 +240,12 @@ void machine_destroy(struct machine *m)
     if (m == NULL)
         return;
     stop_cpus(m);
+    virtio_stop_threads(m); // lab 07
     for (unsigned i = 0; m->cpus != NULL && i < m->cfg.cpus; i++)
         cpu_destroy(&m->cpus[i]);
     free(m->cpus);
     board_unwire(m);
+    virtio_unwire(m);   // lab 07
     bus_fini(&m->mmio); // lab 02
     bus_fini(&m->pio);
     vm_close(&m->vm);

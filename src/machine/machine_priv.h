@@ -9,18 +9,21 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "hv/base/iothread.h" // lab 07
 #include "hv/bus/bus.h"
 #include "hv/bus/irq.h"     // lab 04
+#include "hv/kvm/eventfd.h" // lab 09
 #include "hv/kvm/irqchip.h" // lab 04
 #include "hv/kvm/kvm.h"
 #include "hv/machine/debug.h" // lab 04
 #include "hv/machine/machine.h"
+#include "hv/pci/msix.h" // lab 09
 
 // lab 05 {
 #define EXIT_REASONS 64 /* counted one by one; larger numbers together in the last */
 #define LAST_EXITS 32   /* kept in memory for the report, a power of two */
 // }
-#define BOARD_DEVICES_MAX 16
+#define BOARD_DEVICES_MAX 64
 
 /* What every vCPU is asked to do; read at the top of its loop. */
 enum world {
@@ -55,6 +58,45 @@ struct cpu {
     // }
 };
 
+// lab 07 {
+#define IO_THREADS_MAX 64
+
+/* An edge-triggered GSI behind an eventfd: KVM turns each write to it into an interrupt. */
+struct edge_line {
+    int event; /* owned; -1: none */
+};
+// }
+
+// lab 09 {
+/* A line of PCI's: high while any of its functions raises it. */
+struct pci_line {
+    struct machine *m;    /* borrowed */
+    pthread_mutex_t lock; /* guards raised; innermost */
+    uint32_t raised;      /* a bit for each slot */
+};
+
+/* The end of one function's pin. */
+struct pci_pin {
+    struct pci_line *line; /* borrowed */
+    unsigned slot;
+};
+
+/* msi.c: the messages of all functions. */
+struct msi_pool {
+    const struct vm *vm;  /* borrowed */
+    pthread_mutex_t lock; /* guards messages */
+    struct vm_msi messages[VM_MSI_ROUTES_MAX];
+    int events[VM_MSI_ROUTES_MAX]; /* owned; `count` of them, each an irqfd of KVM's */
+    unsigned count;
+};
+
+/* One function's vectors in it. */
+struct msi_range {
+    struct msi_pool *pool; /* borrowed */
+    unsigned first;
+};
+// }
+
 struct machine {
     struct machine_config cfg; /* copied; the pointers of cfg.boot are gone after creation */
     struct kvm kvm;
@@ -68,6 +110,12 @@ struct machine {
     struct device *power; /* the ACPI power registers, one of devices; NULL without irqchip */
     uint64_t created_ns;
     bool can_sample; /* KVM_CAP_SYNC_REGS has registers and segments */
+    // }
+    // lab 07 {
+    struct iothread *io[IO_THREADS_MAX]; /* owned; the first one is shared by slow devices */
+    unsigned io_count;
+    bool io_started;              /* at least one of them runs */
+    struct virtio_wiring *virtio; /* virtio.c's own; owned */
     // }
     struct boot_entry entry;
 
@@ -145,6 +193,27 @@ void debug_encode(const struct debug_traps *traps, uint32_t known, struct kvm_gu
 
 /* debug_probe.c */
 struct debug_means debug_probe(const char *kvm_path);
+// }
+
+// lab 07 {
+/* virtio.c: devices of the configuration, what carries them, and the threads that serve them. Part
+ * of board_wire() and board_unwire(); start and stop are for the threads. */
+int virtio_wire(struct machine *m, struct error *err) HV_MUST_CHECK;
+void virtio_unwire(struct machine *m);
+int virtio_start_threads(struct machine *m, struct error *err) HV_MUST_CHECK;
+void virtio_stop_threads(struct machine *m);
+/* board.c: takes ownership of a device, also when it fails. */
+int board_add(struct machine *m, struct device *dev) HV_MUST_CHECK;
+// }
+
+// lab 09 {
+/* msi.c */
+void msi_init(struct msi_pool *pool, const struct vm *vm);
+void msi_fini(struct msi_pool *pool);
+/* Gives `vectors` messages to a function: *out and *sink, of which the second points at the first.
+ */
+int msi_take(struct msi_pool *pool, unsigned vectors, struct msi_range *out,
+             struct msix_sink *sink) HV_MUST_CHECK;
 // }
 
 // lab 05 {

@@ -17,14 +17,37 @@
 
 #include "hv/base/err.h"
 #include "hv/base/log.h"
-#include "hv/base/loop.h" // lab 04
+#include "hv/base/loop.h"   // lab 04
+#include "hv/block/block.h" // lab 08
 #include "hv/boot/boot.h"
 #include "hv/chr/chr.h"
 #include "hv/machine/trace.h" // lab 05
 #include "hv/mem/mem.h"
+#include "hv/net/net.h"   // lab 09
 #include "hv/x86/cpuid.h" // lab 05
 
 #define MACHINE_SERIAL_PORTS 2 // lab 02
+
+// lab 08 {
+#define MACHINE_DISKS_MAX 16
+
+struct machine_disk {
+    struct block *block; /* borrowed */
+    unsigned queues;     /* 1..VIRTIO_BLK_QUEUES_MAX, each with a thread of its own */
+    const char *serial;  /* borrowed; NULL: none */
+    uint64_t iops, bps;  /* limits per second; 0: none */
+};
+// }
+
+// lab 09 {
+#define MACHINE_NICS_MAX 8
+
+struct machine_nic {
+    struct net *net; /* borrowed */
+    uint8_t mac[6];
+    uint64_t packets, bytes; /* limits per second and direction; 0: none */
+};
+// }
 
 struct machine_config {
     uint64_t memory; /* bytes */
@@ -41,6 +64,18 @@ struct machine_config {
     struct loop *loop; /* borrowed */ // lab 04
     const struct log *log;            /* borrowed */
     const struct trace *trace; /* borrowed, for at least `cpus` vCPUs; NULL: none */ // lab 05
+    // lab 07 {
+    bool rng; /* an entropy device */
+    // }
+    // lab 08 {
+    struct machine_disk disks[MACHINE_DISKS_MAX];
+    unsigned disk_count;
+    // }
+    // lab 09 {
+    struct machine_nic nics[MACHINE_NICS_MAX];
+    unsigned nic_count;
+    bool virtio_mmio; /* virtio devices are in the memory-mapped windows, not on PCI */
+    // }
 };
 
 enum machine_end {
