@@ -40,6 +40,8 @@ static void session_fini(struct session *s)
 {
     machine_destroy(s->machine);
     gdb_server_destroy(s->gdb); // lab 04
+    close_nics(s);              // lab 09
+    close_disks(s);             // lab 08
     close_back_ends(s);
     trace_close(&s->trace); // lab 05
     // lab 04 {
@@ -53,6 +55,23 @@ static void session_fini(struct session *s)
     term_restore();
     // }
 }
+
+// lab 08 {
+/* A file that is not there, or is not what it was said to be, is bad input; the rest is the host's.
+ */
+static int status_of_file(int rc)
+{
+    switch (rc) {
+    case -ENOMEM:
+    case -EMFILE:
+    case -ENFILE:
+    case -EIO:
+        return STATUS_HOST;
+    default:
+        return STATUS_INPUT;
+    }
+}
+// }
 
 /* Returns an exit status; STATUS_OK: go on. */
 static int session_init(struct session *s, struct error *err)
@@ -69,6 +88,15 @@ static int session_init(struct session *s, struct error *err)
     // }
     if (open_back_ends(s, err) < 0)
         return STATUS_HOST;
+    // lab 08 {
+    rc = open_disks(s, err);
+    if (rc < 0)
+        return status_of_file(rc);
+    // }
+    // lab 09 {
+    if (open_nics(s, err) < 0)
+        return STATUS_HOST;
+    // }
     // lab 04 {
     if (s->opt.gdb != NULL) {
         rc = gdb_server_create(s->opt.gdb, s->loop, &s->log, &s->gdb, err);
@@ -111,6 +139,35 @@ static int status_of_create(int rc)
     }
 }
 
+// lab 08 {
+static void give_disks(const struct session *s, struct machine_config *cfg)
+{
+    for (unsigned i = 0; i < s->opt.disk_count; i++) {
+        const struct disk_options *d = &s->opt.disks[i];
+        cfg->disks[i] = (struct machine_disk){.block = s->disks[i],
+                                              .queues = d->queues,
+                                              .serial = d->serial,
+                                              .iops = d->iops,
+                                              .bps = d->bps};
+    }
+    cfg->disk_count = s->opt.disk_count;
+}
+// }
+
+// lab 09 {
+static void give_nics(const struct session *s, struct machine_config *cfg)
+{
+    for (unsigned i = 0; i < s->opt.nic_count; i++) {
+        const struct nic_options *n = &s->opt.nics[i];
+        cfg->nics[i] =
+            (struct machine_nic){.net = s->nics[i], .packets = n->packets, .bytes = n->rate};
+        memcpy(cfg->nics[i].mac, n->mac, sizeof(n->mac));
+    }
+    cfg->nic_count = s->opt.nic_count;
+    cfg->virtio_mmio = s->opt.virtio_mmio;
+}
+// }
+
 /* Reads the files and makes a machine of them. Returns an exit status. */
 static int create_machine(struct session *s, struct error *err)
 {
@@ -130,6 +187,9 @@ static int create_machine(struct session *s, struct error *err)
     };
     int status = STATUS_INPUT;
 
+    cfg.rng = s->opt.rng; // lab 07
+    give_disks(s, &cfg);  // lab 08
+    give_nics(s, &cfg);   // lab 09
     if (file_read_all(s->opt.kernel, KERNEL_SIZE_MAX, &kernel, err) < 0) {
         (void)error_prefix(err, 0, "--kernel");
         goto done;
@@ -318,6 +378,7 @@ static int run(const struct cli_command *cmd, int argc, char **argv)
         status = run_once(&s, &outcome);
     // }
     session_fini(&s);
+    run_options_fini(&s.opt); // lab 08
     return status;
 }
 

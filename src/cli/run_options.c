@@ -258,6 +258,52 @@ static int set_cpus(void *ctx, const char *value, struct error *err)
 }
 // }
 
+// lab 07 {
+static int set_rng(void *ctx, const char *value, struct error *err)
+{
+    (void)value;
+    (void)err;
+    ((struct run_options *)ctx)->rng = true;
+    return 0;
+}
+// }
+
+// lab 08 {
+static int set_disk(void *ctx, const char *value, struct error *err)
+{
+    struct run_options *opt = ctx;
+
+    if (opt->disk_count == MACHINE_DISKS_MAX)
+        return error_set(err, -EINVAL, "a machine has at most %d disks", MACHINE_DISKS_MAX);
+    int rc = disk_options_parse(value, &opt->disks[opt->disk_count], err);
+    opt->disk_count += rc == 0;
+    return rc;
+}
+// }
+
+// lab 09 {
+static int set_net(void *ctx, const char *value, struct error *err)
+{
+    struct run_options *opt = ctx;
+
+    if (opt->nic_count == MACHINE_NICS_MAX)
+        return error_set(err, -EINVAL, "a machine has at most %d interfaces", MACHINE_NICS_MAX);
+    int rc = nic_options_parse(value, &opt->nics[opt->nic_count], err);
+    opt->nic_count += rc == 0;
+    return rc;
+}
+
+static int set_virtio(void *ctx, const char *value, struct error *err)
+{
+    bool mmio = strcmp(value, "mmio") == 0;
+
+    if (!mmio && strcmp(value, "pci") != 0)
+        return error_set(err, -EINVAL, "give pci or mmio");
+    ((struct run_options *)ctx)->virtio_mmio = mmio;
+    return 0;
+}
+// }
+
 /* --- the tables --- */
 
 static const struct cli_option kernel_options[] = {
@@ -302,6 +348,27 @@ static const struct cli_option port_options[] = {
 };
 // }
 
+static const struct cli_option device_options[] = {
+    // lab 07
+    // lab 08 {
+    {"disk", 'd', "FILE[,…]",
+     "a disk; parts: format=raw|qcow2, readonly, queues=N,\ndirect=on, iops=N, bps=SIZE, "
+     "serial=TEXT, backing=on,\naio=threads",
+     set_disk},
+    // }
+    // lab 09 {
+    {"net", 'n', "KIND[,…]",
+     "a network interface: user, tap=IF, stream=PATH,\nlisten=PATH or none; parts: mac=ADDRESS, "
+     "forward=PORTS,\npcap=FILE, pps=N, bps=SIZE",
+     set_net},
+    // }
+    {"rng", 0, NULL, "an entropy device", set_rng},                                     // lab 07
+    {"virtio", 0, "pci|mmio", "where the guest finds them (default: pci)", set_virtio}, // lab 09
+    // lab 07 {
+    {0},
+};
+// }
+
 static const struct cli_option insight_options[] = {
     // lab 04 {
     {"gdb", 0, "WHERE", "let gdb connect, at PORT, HOST:PORT or unix:PATH", set_gdb},
@@ -323,7 +390,8 @@ static const struct cli_option insight_options[] = {
 const struct cli_group run_option_groups[RUN_OPTION_GROUPS] = {
     [GROUP_KERNEL] = {"What to start", kernel_options},
     [GROUP_MACHINE] = {"The machine", machine_options},
-    [GROUP_PORTS] = {"Ports", port_options}, // lab 02
+    [GROUP_PORTS] = {"Ports", port_options},              // lab 02
+    [GROUP_DEVICES] = {"Virtio devices", device_options}, // lab 07
     [GROUP_INSIGHT] = {"Looking inside", insight_options},
 };
 
@@ -346,6 +414,16 @@ void run_options_init(struct run_options *opt)
         .kvm_path = KVM_DEVICE,
     };
 }
+
+// lab 08 {
+void run_options_fini(struct run_options *opt)
+{
+    for (unsigned i = 0; i < opt->disk_count; i++)
+        disk_options_fini(&opt->disks[i]);
+    for (unsigned i = 0; i < opt->nic_count; i++) // lab 09
+        nic_options_fini(&opt->nics[i]);          // lab 09
+}
+// }
 
 // lab 04 {
 static int count_stdio(const struct run_options *opt)
@@ -377,6 +455,15 @@ int run_options_check(struct run_options *opt, char **operands)
     // lab 06 {
     if (opt->cpus > 1 && !opt->irqchip) {
         complain("--cpus %u needs the interrupt controllers: leave --irqchip on", opt->cpus);
+        return -EINVAL;
+    }
+    // }
+    bool virtio = opt->rng;                 // lab 07
+    virtio = virtio || opt->disk_count > 0; // lab 08
+    virtio = virtio || opt->nic_count > 0;  // lab 09
+    // lab 07 {
+    if (virtio && !opt->irqchip) {
+        complain("virtio devices need the interrupt controllers: leave --irqchip on");
         return -EINVAL;
     }
     // }

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "cli/cli.h"
+#include "cli/device_options.h" // lab 08
 #include "hv/base/log.h"
 #include "hv/boot/boot.h"
 #include "hv/machine/machine.h"
@@ -45,18 +46,32 @@ struct run_options {
     bool stats;
     bool skip_probe;
     // }
+    // lab 07 {
+    bool rng;
+    // }
+    // lab 08 {
+    struct disk_options disks[MACHINE_DISKS_MAX];
+    unsigned disk_count;
+    // }
+    // lab 09 {
+    struct nic_options nics[MACHINE_NICS_MAX];
+    unsigned nic_count;
+    bool virtio_mmio;
+    // }
 };
 
 enum run_option_group {
     GROUP_KERNEL,
     GROUP_MACHINE,
-    GROUP_PORTS, // lab 02
+    GROUP_PORTS,   // lab 02
+    GROUP_DEVICES, // lab 07
     GROUP_INSIGHT,
     RUN_OPTION_GROUPS,
 };
 extern const struct cli_group run_option_groups[RUN_OPTION_GROUPS];
 
 void run_options_init(struct run_options *opt);
+void run_options_fini(struct run_options *opt); // lab 08
 
 /* What no single option can tell: required ones, combinations, left-over operands. Complains. */
 int run_options_check(struct run_options *opt, char **operands) HV_MUST_CHECK;

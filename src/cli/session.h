@@ -29,7 +29,12 @@ struct session {
     bool output_gone; /* stdout was closed by its reader */
     bool restarted;   /* the next start is not the first */
     // }
-    struct trace trace; // lab 05
+    struct trace trace;                     // lab 05
+    struct block *disks[MACHINE_DISKS_MAX]; // lab 08
+    // lab 09 {
+    struct net *nics[MACHINE_NICS_MAX];
+    struct net *loose_ends[MACHINE_NICS_MAX]; /* of cables that lead nowhere */
+    // }
 };
 
 /* back_ends.c */
@@ -45,6 +50,18 @@ int watch_signals(struct session *s, struct error *err) HV_MUST_CHECK;
 int watch_stdout(struct session *s, struct error *err) HV_MUST_CHECK;
 /* The escapes of a terminal, typed after Ctrl-A; `ctx` is the session. */
 void on_escape(void *ctx, char c);
+// }
+
+// lab 08 {
+/* disks.c: what was opened is closed by close_disks(), also after a failure. */
+int open_disks(struct session *s, struct error *err) HV_MUST_CHECK;
+void close_disks(struct session *s);
+// }
+
+// lab 09 {
+/* nics.c: the same for networks; interfaces without an address get one. */
+int open_nics(struct session *s, struct error *err) HV_MUST_CHECK;
+void close_nics(struct session *s);
 // }
 
 // lab 05 {
