@@ -94,6 +94,7 @@ DefinitionBlock ("", "DSDT", 2, "HVLAB ", "HVLABVM ", 1)
             })
         }
 
+        // lab 09 {
         /* PCI: one bus, mechanism #1. Every slot's INTA# to D# take turns on four lines of the
          * I/O APIC, level-triggered and active high (PCI 3.0 §2.2.6). */
         Device (PCI0)
@@ -124,7 +125,9 @@ DefinitionBlock ("", "DSDT", 2, "HVLAB ", "HVLABVM ", 1)
                 Return (Local0)
             }
         }
+        // }
 
+        // lab 07 {
 #define WINDOW(NAME, NUMBER, GSI)                                                                  \
         Device (NAME)                                                                              \
         {                                                                                          \
@@ -144,5 +147,6 @@ DefinitionBlock ("", "DSDT", 2, "HVLAB ", "HVLABVM ", 1)
         WINDOW (VR05, 5, 12)
         WINDOW (VR06, 6, 14)
         WINDOW (VR07, 7, 15)
+        // }
     }
 }

@@ -41,6 +41,9 @@ _hv_value() {
     --irqchip) _hv_words "on off" "$2" ;;
     --serial | --debug-port) _hv_back_end "$2" ;;
     --log-level) _hv_words "error warning info debug" "$2" ;;
+    --disk | -d) _hv_files "$2" ;;
+    --net) _hv_words "user tap= stream= listen= none" "$2" ;;
+    --virtio) _hv_words "pci mmio" "$2" ;;
     --gdb) _hv_words "1234 0 unix:" "$2" ;;
     --append | -p | --load | --entry | --file-limit | --trace-events | --last | -n) COMPREPLY=() ;;
     *) return 1 ;;

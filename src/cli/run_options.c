@@ -348,21 +348,24 @@ static const struct cli_option port_options[] = {
 };
 // }
 
+// lab 08 {
+static const char disk_help[] = "a disk; parts: format=raw|qcow2, readonly, queues=N,\n"
+                                "direct=on, iops=N, bps=SIZE, serial=TEXT, backing=on,\n"
+                                "aio=threads";
+// }
+
+// lab 09 {
+static const char net_help[] = "a network interface: user, tap=IF, stream=PATH,\n"
+                               "listen=PATH or none; parts: mac=ADDRESS, pcap=FILE,\n"
+                               "forward=PORTS, pps=N, bps=SIZE";
+// }
+
+// lab 07 {
 static const struct cli_option device_options[] = {
-    // lab 07
-    // lab 08 {
-    {"disk", 'd', "FILE[,…]",
-     "a disk; parts: format=raw|qcow2, readonly, queues=N,\ndirect=on, iops=N, bps=SIZE, "
-     "serial=TEXT, backing=on,\naio=threads",
-     set_disk},
+    {"rng", 0, NULL, "an entropy device", set_rng},
     // }
-    // lab 09 {
-    {"net", 'n', "KIND[,…]",
-     "a network interface: user, tap=IF, stream=PATH,\nlisten=PATH or none; parts: mac=ADDRESS, "
-     "forward=PORTS,\npcap=FILE, pps=N, bps=SIZE",
-     set_net},
-    // }
-    {"rng", 0, NULL, "an entropy device", set_rng},                                     // lab 07
+    {"disk", 'd', "FILE", disk_help, set_disk},                                         // lab 08
+    {"net", 0, "KIND", net_help, set_net},                                              // lab 09
     {"virtio", 0, "pci|mmio", "where the guest finds them (default: pci)", set_virtio}, // lab 09
     // lab 07 {
     {0},

@@ -17,7 +17,9 @@
 #include "hv/kvm/kvm.h"
 #include "hv/machine/debug.h" // lab 04
 #include "hv/machine/machine.h"
-#include "hv/pci/msix.h" // lab 09
+#include "hv/pci/msix.h"      // lab 09
+#include "hv/pci/pci.h"       // lab 09
+#include "hv/virtio/virtio.h" // lab 07
 
 // lab 05 {
 #define EXIT_REASONS 64 /* counted one by one; larger numbers together in the last */
@@ -60,10 +62,30 @@ struct cpu {
 
 // lab 07 {
 #define IO_THREADS_MAX 64
+#define VIRTIO_DEVICES_MAX 31
+#define VIRTIO_NAME_MAX 16
+#define WINDOWS 8
+
+/* virtio.c: the devices, and who serves them. */
+struct virtio_wiring {
+    struct iothread *threads[IO_THREADS_MAX]; /* owned; the first is shared by slow devices */
+    unsigned thread_count;
+    bool started;                                /* at least one of them runs */
+    struct virtio_dev *devs[VIRTIO_DEVICES_MAX]; /* borrowed: of the machine's devices */
+    unsigned dev_count;
+    char names[VIRTIO_DEVICES_MAX][VIRTIO_NAME_MAX];
+    unsigned name_count;
+};
 
 /* An edge-triggered GSI behind an eventfd: KVM turns each write to it into an interrupt. */
 struct edge_line {
     int event; /* owned; -1: none */
+};
+
+/* windows.c: memory-mapped devices. */
+struct windows {
+    struct edge_line lines[WINDOWS];
+    unsigned used;
 };
 // }
 
@@ -95,6 +117,16 @@ struct msi_range {
     struct msi_pool *pool; /* borrowed */
     unsigned first;
 };
+
+/* bridge.c: the bus, and how its functions interrupt. */
+struct pci_wiring {
+    struct pci_bus *bus; /* borrowed: one of the machine's devices; NULL: none */
+    struct msi_pool msi;
+    struct pci_line lines[PCI_LINES];
+    struct pci_pin pins[VIRTIO_DEVICES_MAX];
+    struct msi_range ranges[VIRTIO_DEVICES_MAX];
+    unsigned functions;
+};
 // }
 
 struct machine {
@@ -112,11 +144,10 @@ struct machine {
     bool can_sample; /* KVM_CAP_SYNC_REGS has registers and segments */
     // }
     // lab 07 {
-    struct iothread *io[IO_THREADS_MAX]; /* owned; the first one is shared by slow devices */
-    unsigned io_count;
-    bool io_started;              /* at least one of them runs */
-    struct virtio_wiring *virtio; /* virtio.c's own; owned */
+    struct virtio_wiring virtio;
+    struct windows windows;
     // }
+    struct pci_wiring pci; // lab 09
     struct boot_entry entry;
 
     struct cpu *cpus; /* cfg.cpus of them */
@@ -196,17 +227,32 @@ struct debug_means debug_probe(const char *kvm_path);
 // }
 
 // lab 07 {
-/* virtio.c: devices of the configuration, what carries them, and the threads that serve them. Part
- * of board_wire() and board_unwire(); start and stop are for the threads. */
+/* virtio.c: devices of the configuration, and the threads that serve them. Part of board_wire() and
+ * board_unwire(). */
 int virtio_wire(struct machine *m, struct error *err) HV_MUST_CHECK;
 void virtio_unwire(struct machine *m);
 int virtio_start_threads(struct machine *m, struct error *err) HV_MUST_CHECK;
 void virtio_stop_threads(struct machine *m);
+/* windows.c: puts v into the next window, or nothing if it is NULL. *out, if set, is to be added to
+ * the board also after a failure, and owns v then. -ENOSPC: there is no window left. */
+void windows_init(struct windows *w);
+void windows_fini(struct windows *w);
+int windows_add(struct machine *m, const char *name, struct virtio_dev *v,
+                struct device **out) HV_MUST_CHECK;
+int windows_add_empty(struct machine *m) HV_MUST_CHECK;
 /* board.c: takes ownership of a device, also when it fails. */
 int board_add(struct machine *m, struct device *dev) HV_MUST_CHECK;
 // }
 
 // lab 09 {
+/* bridge.c: the bus is there, with no function; puts v into the next slot, otherwise as
+ * windows_add().
+ */
+int bridge_wire(struct machine *m) HV_MUST_CHECK;
+void bridge_unwire(struct machine *m);
+int bridge_add(struct machine *m, const char *name, struct virtio_dev *v,
+               struct device **out) HV_MUST_CHECK;
+
 /* msi.c */
 void msi_init(struct msi_pool *pool, const struct vm *vm);
 void msi_fini(struct msi_pool *pool);
