@@ -153,7 +153,8 @@ static uint32_t find_alignment(int fd, const struct stat *st, bool direct)
 }
 
 /* What of a file the device is: its size in whole blocks, and what it can do. */
-static int describe(struct raw_block *raw, const char *path, bool read_only, struct error *err)
+static int describe(struct raw_block *raw, const char *path, bool read_only, bool any_size,
+                    struct error *err)
 {
     struct stat st;
     uint64_t size;
@@ -166,6 +167,8 @@ static int describe(struct raw_block *raw, const char *path, bool read_only, str
     if (rc < 0)
         return error_sys(err, rc, "cannot tell the size of %s", path);
     raw->align = find_alignment(raw->fd, &st, raw->direct);
+    if (any_size)
+        size = align_down(INT64_MAX, raw->align);
     if (size == 0 || size % raw->align != 0)
         return error_set(err, -EINVAL,
                          "%s has %llu bytes, which is no multiple of %u: truncate --size=%%%u %s",
@@ -195,7 +198,8 @@ static int open_file(const struct block_raw_config *cfg, int *fd, struct error *
     return error_sys(err, rc, "cannot open %s%s", cfg->path, cfg->read_only ? "" : " for writing");
 }
 
-int block_raw_create(const struct block_raw_config *cfg, struct block **out, struct error *err)
+int raw_open(const struct block_raw_config *cfg, bool any_size, struct block **out,
+             struct error *err)
 {
     struct raw_block *raw = calloc(1, sizeof(*raw));
 
@@ -212,7 +216,7 @@ int block_raw_create(const struct block_raw_config *cfg, struct block **out, str
         free(raw);
         return rc;
     }
-    rc = describe(raw, cfg->path, cfg->read_only, err);
+    rc = describe(raw, cfg->path, cfg->read_only, any_size, err);
     if (rc == 0) {
         rc = raw_lock(raw->fd, cfg->read_only);
         if (rc == -EBUSY)
@@ -226,4 +230,9 @@ int block_raw_create(const struct block_raw_config *cfg, struct block **out, str
     }
     *out = &raw->block;
     return 0;
+}
+
+int block_raw_create(const struct block_raw_config *cfg, struct block **out, struct error *err)
+{
+    return raw_open(cfg, false, out, err);
 }

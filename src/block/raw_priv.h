@@ -14,6 +14,11 @@ struct raw_block {
     uint32_t align; /* bytes */
 };
 
+/* block_raw_create(). With `any_size` for what is inside a file that may grow, and whose size may
+ * be odd: the block has no end then, and who uses it knows where the file's is. */
+int raw_open(const struct block_raw_config *cfg, bool any_size, struct block **out,
+             struct error *err) HV_MUST_CHECK;
+
 /* Carries a request out on the calling thread, from byte `done` of it on; 0 or -errno. */
 int raw_perform(const struct raw_block *raw, const struct block_req *req, uint64_t done);
 
