@@ -31,10 +31,8 @@ struct census {
     struct block_qcow2_report report;
 };
 
-static void find_fault(struct census *c, const char *fmt, ...)
-    __attribute__((format(printf, 2, 3)));
-
-static void say(struct census *c, const char *fmt, va_list ap)
+/* A line for whoever asked. */
+__attribute__((format(printf, 2, 0))) static void say(struct census *c, const char *fmt, va_list ap)
 {
     char text[256];
 
@@ -43,7 +41,7 @@ static void say(struct census *c, const char *fmt, va_list ap)
         c->say(c->ctx, text);
 }
 
-static void find_fault(struct census *c, const char *fmt, ...)
+__attribute__((format(printf, 2, 3))) static void find_fault(struct census *c, const char *fmt, ...)
 {
     va_list ap;
 

@@ -87,7 +87,7 @@ static int next_extension(const uint8_t *bytes, size_t end, size_t *at, struct e
 }
 
 /* Extensions lie between the header and the backing file's name. */
-static size_t extensions_end(const struct qcow2_header *h, const uint8_t *bytes, size_t len)
+static size_t extensions_end(const uint8_t *bytes, size_t len)
 {
     uint64_t name = get64(bytes + 8);
 
@@ -109,7 +109,7 @@ static int decode_bitmaps(struct qcow2_header *h, const struct extension *e)
 static int decode_extensions(const uint8_t *bytes, size_t len, struct qcow2_header *h,
                              struct error *err)
 {
-    size_t end = extensions_end(h, bytes, len), at = h->length;
+    size_t end = extensions_end(bytes, len), at = h->length;
     struct extension e;
     int rc;
 
@@ -204,7 +204,7 @@ int qcow2_header_decode(const uint8_t *bytes, size_t len, struct qcow2_header *o
 static void feature_name(const struct qcow2_header *h, const uint8_t *bytes, size_t len,
                          unsigned bit, char name[FEATURE_NAME + 1])
 {
-    size_t end = extensions_end(h, bytes, len), at = h->length;
+    size_t end = extensions_end(bytes, len), at = h->length;
     struct extension e;
 
     (void)snprintf(name, FEATURE_NAME + 1, "number %u", bit);

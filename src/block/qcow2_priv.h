@@ -7,6 +7,7 @@
  *     qcow2_map.c       L1 and L2 tables: where a cluster of the disk is
  *     qcow2_write.c     new clusters, zeros, discards
  *     qcow2_refcount.c  how often a cluster of the file is used; finding free ones
+ *     qcow2_reftable.c  a larger refcount table
  *     qcow2_commit.c    the order in which tables are written
  *     qcow2_cache.c     tables in memory
  *     qcow2_set.c       which clusters of the file are tables
@@ -33,6 +34,8 @@
 #define QCOW2_SNAPSHOTS_MAX 65536            /* QEMU's own limit */
 #define QCOW2_SNAPSHOT_TABLE_MAX (64U << 20) /* bytes; QEMU's own limit */
 #define QCOW2_END ((uint64_t)1 << 56)        /* offsets in tables have 56 bits */
+
+#define QCOW2_DROPPED_MAX 4096 /* clusters that wait for a commit */
 
 /* qcow2, "Cluster mapping": L1 and L2 entries. */
 #define QCOW2_COPIED ((uint64_t)1 << 63)     /* the reference count is exactly one */
@@ -331,6 +334,11 @@ int qcow2_drop(struct qcow2_image *img, uint64_t cluster) HV_MUST_CHECK;
 int qcow2_drop_entry(struct qcow2_image *img, const struct qcow2_mapping *m) HV_MUST_CHECK;
 /* Takes the dropped ones' counts down. */
 int qcow2_refcount_settle(struct qcow2_image *img) HV_MUST_CHECK;
+
+/* --- qcow2_reftable.c --- */
+
+/* Makes the refcount table about twice as large. -ENOSPC: it is as large as it may be. */
+int qcow2_reftable_enlarge(struct qcow2_image *img) HV_MUST_CHECK;
 
 /* --- qcow2_commit.c --- */
 

@@ -20,7 +20,6 @@
 #include "hv/base/num.h"
 
 #define REF_CACHE_BYTES (1U << 20)
-#define DROPPED_MAX 4096 /* clusters that wait for a commit */
 
 /* --- numbers --- */
 
@@ -201,7 +200,7 @@ int qcow2_refcount_load(struct qcow2_image *img, struct error *err)
 {
     int rc = qcow2_refcount_read_table(img);
 
-    if (rc == 0 && (img->dropped = calloc(DROPPED_MAX, sizeof(*img->dropped))) == NULL)
+    if (rc == 0 && (img->dropped = calloc(QCOW2_DROPPED_MAX, sizeof(*img->dropped))) == NULL)
         rc = -ENOMEM;
     if (rc < 0)
         return error_sys(err, rc, "cannot read its refcount table");
@@ -287,118 +286,6 @@ static int make_block(struct qcow2_image *img, uint64_t number)
     return rc;
 }
 
-/* --- a larger table --- */
-
-/* The new table lies behind everything that the old one could count: first the blocks that count
- * the two of them, then the table. */
-struct larger_table {
-    uint64_t first;            /* cluster */
-    uint64_t blocks, clusters; /* of blocks; of the table */
-    uint64_t entries;
-    uint64_t *table; /* owned */
-};
-
-static int plan_larger(const struct qcow2_image *img, struct larger_table *out)
-{
-    const uint64_t per_block = qcow2_refcount_entries(img);
-    struct larger_table t = {.first = img->reftable_entries * per_block, .blocks = 1};
-
-    for (;;) {
-        uint64_t entries = 2 * img->reftable_entries + t.blocks;
-        t.clusters = qcow2_clusters(entries * 8, img->h.cluster_bits);
-        uint64_t blocks = (t.blocks + t.clusters + per_block - 1) / per_block;
-        if (blocks <= t.blocks)
-            break;
-        t.blocks = blocks;
-    }
-    t.entries = (t.clusters << img->h.cluster_bits) / 8;
-    if (t.entries * 8 > QCOW2_REFTABLE_MAX)
-        return -ENOSPC;
-    *out = t;
-    return 0;
-}
-
-static int write_larger(struct qcow2_image *img, struct larger_table *t)
-{
-    const uint64_t per_block = qcow2_refcount_entries(img);
-    uint64_t used = t->blocks + t->clusters;
-    int rc = qcow2_io_grow(img, (t->first + used) << img->h.cluster_bits);
-
-    for (uint64_t i = 0; rc == 0 && i < t->blocks; i++) {
-        memset(img->scratch, 0, img->cluster_size);
-        for (uint64_t n = 0; n < per_block && i * per_block + n < used; n++)
-            qcow2_refcount_set(img->scratch, img->h.refcount_order, n, 1);
-        t->table[img->reftable_entries + i] = htobe64((t->first + i) << img->h.cluster_bits);
-        rc = qcow2_io_write(img, img->scratch, img->cluster_size,
-                            (t->first + i) << img->h.cluster_bits);
-    }
-    for (uint64_t i = 0; i < img->reftable_entries; i++)
-        t->table[i] = htobe64(img->reftable[i]);
-    if (rc == 0)
-        rc = qcow2_io_write(img, t->table, t->entries * 8,
-                            (t->first + t->blocks) << img->h.cluster_bits);
-    return rc == 0 ? qcow2_io_sync(img) : rc;
-}
-
-/* Both of the header's fields change in one write, which a sector takes or does not. */
-static int switch_table(struct qcow2_image *img, const struct larger_table *t)
-{
-    struct {
-        uint64_t offset;
-        uint32_t clusters;
-    } __attribute__((packed)) field = {
-        htobe64((t->first + t->blocks) << img->h.cluster_bits),
-        htobe32((uint32_t)t->clusters),
-    };
-    int rc = qcow2_io_write(img, &field, sizeof(field), QCOW2_FIELD_REFTABLE);
-
-    return rc == 0 ? qcow2_io_sync(img) : rc;
-}
-
-/* What was in the file's header until now is dropped like any other cluster. */
-static int adopt_larger(struct qcow2_image *img, struct larger_table *t)
-{
-    uint64_t old = img->h.reftable_offset >> img->h.cluster_bits;
-    uint32_t old_clusters = img->h.reftable_clusters;
-    int rc = 0;
-
-    for (uint64_t i = 0; i < t->entries; i++)
-        t->table[i] = be64toh(t->table[i]);
-    free(img->reftable);
-    img->reftable = t->table;
-    t->table = NULL;
-    img->reftable_entries = t->entries;
-    img->h.reftable_offset = (t->first + t->blocks) << img->h.cluster_bits;
-    img->h.reftable_clusters = (uint32_t)t->clusters;
-    for (uint64_t i = 0; rc == 0 && i < t->blocks + t->clusters; i++)
-        rc = qcow2_set_add(&img->tables, t->first + i);
-    for (uint32_t i = 0; rc == 0 && i < old_clusters; i++) {
-        qcow2_set_remove(&img->tables, old + i);
-        if (img->dropped_count < DROPPED_MAX) /* else it is lost: a leak, no damage */
-            img->dropped[img->dropped_count++] = old + i;
-    }
-    return rc;
-}
-
-static int enlarge_table(struct qcow2_image *img)
-{
-    struct larger_table t;
-    int rc = plan_larger(img, &t);
-
-    if (rc < 0)
-        return rc;
-    t.table = calloc(t.entries, sizeof(*t.table));
-    if (t.table == NULL)
-        return -ENOMEM;
-    rc = write_larger(img, &t);
-    if (rc == 0)
-        rc = switch_table(img, &t);
-    if (rc == 0)
-        rc = adopt_larger(img, &t);
-    free(t.table);
-    return rc;
-}
-
 /* --- taking clusters --- */
 
 /* Clusters that were freed while somebody was still reading them, or writing what nobody will read.
@@ -419,7 +306,7 @@ static int own_block(struct qcow2_image *img, uint64_t cluster, struct qcow2_slo
     if ((cluster + 1) > QCOW2_END >> img->h.cluster_bits)
         return -ENOSPC;
     if (cluster / qcow2_refcount_entries(img) >= img->reftable_entries)
-        rc = enlarge_table(img);
+        rc = qcow2_reftable_enlarge(img);
     uint64_t number = cluster / qcow2_refcount_entries(img);
     if (rc == 0 && img->reftable[number] == 0)
         rc = make_block(img, number);
@@ -531,9 +418,10 @@ void qcow2_unalloc(struct qcow2_image *img, uint64_t host)
 
 int qcow2_drop(struct qcow2_image *img, uint64_t cluster)
 {
-    if (img->dropped_count < DROPPED_MAX) /* else commits fail, and it stays counted: a leak */
+    if (img->dropped_count <
+        QCOW2_DROPPED_MAX) /* else commits fail, and it stays counted: a leak */
         img->dropped[img->dropped_count++] = cluster;
-    return img->dropped_count < DROPPED_MAX ? 0 : qcow2_commit(img);
+    return img->dropped_count < QCOW2_DROPPED_MAX ? 0 : qcow2_commit(img);
 }
 
 int qcow2_drop_entry(struct qcow2_image *img, const struct qcow2_mapping *m)

@@ -51,9 +51,15 @@ static void drive_open(struct drive *d, const char *path, bool read_only)
 {
     const struct block_qcow2_config cfg = {.path = path, .read_only = read_only, .backing = true};
     struct error err = {0};
+    int rc;
 
     *d = (struct drive){0};
-    if (block_qcow2_create(&cfg, &d->block, &err) < 0) {
+    /* The kernel ends the io_uring of a process that was killed, and with it lets go of its files,
+     * a little after the process. */
+    for (unsigned i = 0; (rc = block_qcow2_create(&cfg, &d->block, &err)) == -EBUSY && i < 5000;
+         i++)
+        (void)usleep(1000);
+    if (rc < 0) {
         (void)fprintf(stderr, "%s\n", err.text);
         exit(1);
     }
