@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const struct vfuzz_target target = {
         .create = create,
-        .probe = {.in_len = 64, .written = 1},
+        .probe = {{.in_len = 64, .written = 1}},
     };
 
     vfuzz_run(&target, data, size);

@@ -787,14 +787,6 @@ static void replace(struct harness *h, unsigned queue)
     work(h);
 }
 
-static void restart(struct harness *h)
-{
-    uint8_t what = fuzz_u8(&h->in);
-    uint64_t features = what & 1 ? UINT64_MAX : fuzz_u64(&h->in, 8);
-
-    come_up(h, features, what >> 1);
-}
-
 /* Steps out of order, features after the fact. */
 static void misbehave(struct harness *h)
 {
@@ -937,9 +929,18 @@ static void check_fresh(struct harness *h)
     h->v = used;
 }
 
-static void probe(struct harness *h)
+static void restart(struct harness *h)
 {
-    const struct vfuzz_probe *p = &h->target->probe;
+    uint8_t what = fuzz_u8(&h->in);
+    uint64_t features = what & 1 ? UINT64_MAX : fuzz_u64(&h->in, 8);
+
+    if (what >= 0xe0)
+        check_fresh(h);
+    come_up(h, features, what >> 1);
+}
+
+static void probe(struct harness *h, const struct vfuzz_probe *p)
+{
     struct side *s = &h->side[p->queue];
     struct vring_desc d[2] = {{.addr = DATA, .len = p->out_len},
                               {DATA + 0x1000, p->in_len, VRING_DESC_F_WRITE, 0}};
@@ -947,20 +948,30 @@ static void probe(struct harness *h)
     unsigned rounds = 0;
     struct vring_used_elem e;
 
-    h->in.left = 0; /* what is drawn from here on is 0 */
-    come_up(h, UINT64_MAX, 0);
-    if (h->target->before_probe)
-        h->target->before_probe(h->target->ctx, h->which, h->v);
     put(d[0].addr, p->out, p->out_len);
     uint16_t before = s->used_idx;
     offer(h, p->queue, write_chain(h, p->queue, has_out ? d : d + 1, has_out + has_in, false));
     do {
         fuzz_check(rounds++ < 64);
         kick(h, p->queue);
+        if (h->target->release)
+            h->target->release(h->target->ctx);
     } while (s->used_idx == before);
-    fuzz_check(mem_read(&ram, vq_of(h, p->queue)->at.device + 4 + before % s->size * 8U, &e, 8) ==
-               0);
+    uint64_t slot = before % s->size;
+    fuzz_check(mem_read(&ram, vq_of(h, p->queue)->at.device + 4 + slot * 8, &e, 8) == 0);
     fuzz_check(le32toh(e.len) >= p->written);
+}
+
+/* Whatever happened before, a driver that begins anew is served. */
+static void probe_all(struct harness *h)
+{
+    h->in.left = 0; /* what is drawn from here on is 0 */
+    come_up(h, UINT64_MAX, 0);
+    if (h->target->before_probe)
+        h->target->before_probe(h->target->ctx, h->which, h->v);
+    for (unsigned i = 0; i < VFUZZ_PROBES_MAX; i++)
+        if (h->target->probe[i].out_len + h->target->probe[i].in_len > 0)
+            probe(h, &h->target->probe[i]);
 }
 
 /* --- programs --- */
@@ -1026,8 +1037,7 @@ void vfuzz_run(const struct vfuzz_target *target, const uint8_t *data, size_t si
     restart(&h);
     for (unsigned i = 0; h.in.left > 0 && i < STEPS_MAX; i++)
         step(&h);
-    check_fresh(&h);
-    probe(&h);
+    probe_all(&h);
     set_status(&h, 0);
     destroy(&h, h.v, h.which);
     loop_destroy(h.loop);

@@ -34,6 +34,7 @@
 
 #define VFUZZ_QUEUES_MAX 8      /* that the driver uses; a device may have more */
 #define VFUZZ_REQUEST_MAX 16384 /* readable bytes of a chain that are filled */
+#define VFUZZ_PROBES_MAX 3
 
 /* RAM but for [HOLE, HOLE_END), and ROM behind it; where two regions touch, buffers are cut. */
 #define VFUZZ_SEAM 0x20000
@@ -65,13 +66,13 @@ struct vfuzz_target {
     void (*event)(void *ctx, unsigned which, struct virtio_dev *v, struct fuzz_input *in);
     /* Lets go of what is held back, so that everything in flight ends. NULL: nothing is. */
     void (*release)(void *ctx);
-    /* Readies the other side for a probe. NULL: it is. */
+    /* Readies the other side for the probes. NULL: it is. */
     void (*before_probe)(void *ctx, unsigned which, struct virtio_dev *v);
     void *ctx;
-    struct vfuzz_probe probe;
-    uint64_t features_off; /* never accepted, in the probe either */
-    uint64_t mutes;        /* queues, one bit each, that need not ask for kicks */
-    bool keeps;            /* something outlives a reset: states are not compared */
+    struct vfuzz_probe probe[VFUZZ_PROBES_MAX]; /* one without any bytes ends them */
+    uint64_t features_off;                      /* never accepted, in the probe either */
+    uint64_t mutes; /* queues, one bit each, that need not ask for kicks */
+    bool keeps;     /* something outlives a reset: states are not compared */
 };
 
 /* Runs one input. Aborts on what the device must not do. */
