@@ -17,7 +17,8 @@
 
 struct wire_end {
     struct net net;
-    int fd; /* owned */
+    int fd;          /* owned */
+    uint32_t events; /* what it is listened to for */
     struct net_watch watch;
 };
 
@@ -36,13 +37,26 @@ static ssize_t pair_send(struct net *n, const struct iovec *iov, unsigned count)
     return errno == ENOBUFS ? -EAGAIN : -errno;
 }
 
+/* The other end is gone. epoll would say so again and again, whatever it is asked for. */
+static void unwatch(struct wire_end *e)
+{
+    if (e->watch.loop)
+        loop_remove(e->watch.loop, e->fd);
+    e->watch.loop = NULL;
+}
+
 static ssize_t pair_receive(struct net *n, const struct iovec *iov, unsigned count)
 {
+    struct wire_end *e = end_of(n);
     struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = count};
-    ssize_t got = recvmsg(end_of(n)->fd, &msg, 0);
+    ssize_t got = recvmsg(e->fd, &msg, 0);
 
     if (got < 0)
         return -errno;
+    if (got == 0) { /* no frame is so short */
+        unwatch(e);
+        return -ENOTCONN;
+    }
     return msg.msg_flags & MSG_TRUNC ? -EMSGSIZE : got;
 }
 
@@ -52,7 +66,9 @@ static void on_event(void *ctx, uint32_t events)
 
     if ((events & EPOLLOUT) && e->watch.writable)
         e->watch.writable(e->watch.ctx);
-    if (events & ~(uint32_t)EPOLLOUT)
+    if ((events & EPOLLHUP) && !(e->events & EPOLLIN))
+        unwatch(e);
+    else if (events & ~(uint32_t)EPOLLOUT)
         e->watch.readable(e->watch.ctx);
 }
 
@@ -60,9 +76,9 @@ static int pair_watch(struct net *n, const struct net_watch *watch)
 {
     struct wire_end *e = end_of(n);
 
-    if (e->watch.loop)
-        loop_remove(e->watch.loop, e->fd);
+    unwatch(e);
     e->watch = *watch;
+    e->events = 0;
     if (watch->loop == NULL)
         return 0;
     int rc = loop_add(watch->loop, e->fd, 0, on_event, e);
@@ -75,9 +91,9 @@ static void pair_listen(struct net *n, bool readable, bool writable)
 {
     struct wire_end *e = end_of(n);
 
+    e->events = (readable ? EPOLLIN : 0U) | (writable ? EPOLLOUT : 0U);
     if (e->watch.loop) /* the descriptor is watched: changing what for cannot fail */
-        (void)!loop_change(e->watch.loop, e->fd,
-                           (readable ? EPOLLIN : 0U) | (writable ? EPOLLOUT : 0U));
+        (void)!loop_change(e->watch.loop, e->fd, e->events);
 }
 
 static int pair_set_offloads(struct net *n, unsigned header, unsigned offloads)
@@ -92,8 +108,7 @@ static void pair_destroy(struct net *n)
 {
     struct wire_end *e = end_of(n);
 
-    if (e->watch.loop)
-        loop_remove(e->watch.loop, e->fd);
+    unwatch(e);
     fd_close(&e->fd);
     free(e);
 }

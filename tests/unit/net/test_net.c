@@ -121,6 +121,28 @@ Test(net, a_watcher_hears_only_what_it_listens_for)
     net_destroy(b);
 }
 
+Test(net, an_end_that_is_gone_says_so_once)
+{
+    struct net *a, *b;
+    char bytes[8];
+    const struct iovec iov = {bytes, sizeof(bytes)};
+
+    for (unsigned listens = 0; listens < 2; listens++) {
+        cr_assert_eq(net_pair_create(&a, &b), 0);
+        watch(a);
+        net_listen(a, listens, false);
+        cr_assert_eq(send_text(b, "last"), 4);
+        net_destroy(b);
+        cr_assert_eq(loop_run_once(loop, 0), 0);
+        cr_assert_eq(net_receive(a, &iov, 1), 4);
+        cr_assert_eq(net_receive(a, &iov, 1), -ENOTCONN);
+        readable = 0;
+        work();
+        cr_assert_eq(readable, 0, "a wake-up for nothing, again and again");
+        net_destroy(a);
+    }
+}
+
 /* --- stream --- */
 
 static int dial(const char *path)
