@@ -199,8 +199,8 @@ static int open_backing(struct qcow2 *q, const struct block_qcow2_config *cfg, s
 
     if (!cfg->backing)
         return error_set(err, -EPERM,
-                         "%s has the backing file %s, which is opened only if that is allowed: "
-                         "backing=on",
+                         "%s has the backing file %s, which is opened only for who allows it: "
+                         "--disk …,backing=on or hv image --allow-backing",
                          img->path, img->h.backing);
     int rc = backing_format(img, &is_raw, err);
     if (rc < 0)

@@ -23,6 +23,9 @@ enum exit_status {
     // }
     STATUS_TRIPLE_FAULT = 12, /* the guest died of a triple fault */
     STATUS_CRASH = 14,        /* KVM could not run the guest any further */
+    // lab 08 {
+    STATUS_LEAKS = 16, /* hv image check found nothing but lost clusters */
+    // }
 };
 
 /* One line on stderr: "hv: " and the message. */
@@ -70,5 +73,6 @@ extern const struct cli_command command_run;
 extern const struct cli_command command_doctor;  // lab 05
 extern const struct cli_command command_trace;   // lab 05
 extern const struct cli_command command_inspect; // lab 05
+extern const struct cli_command command_image;   // lab 08
 
 #endif

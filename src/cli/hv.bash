@@ -44,6 +44,9 @@ _hv_value() {
     --disk | -d) _hv_files "$2" ;;
     --net) _hv_words "user tap= stream= listen= none" "$2" ;;
     --virtio) _hv_words "pci mmio" "$2" ;;
+    --format | -f | --from | --backing-format) _hv_words "raw qcow2" "$2" ;;
+    --cluster-size) _hv_words "512 4K 64K 2M" "$2" ;;
+    --backing) _hv_files "$2" ;;
     --gdb) _hv_words "1234 0 unix:" "$2" ;;
     --append | -p | --load | --entry | --file-limit | --trace-events | --last | -n) COMPREPLY=() ;;
     *) return 1 ;;
@@ -57,6 +60,11 @@ _hv_operand() {
     inspect | trace)
         _hv_files "$3"
         [[ $3 != -* ]] || _hv_words "$(_hv_options "$1" "$2")" "$3"
+        ;;
+    image)
+        _hv_files "$3"
+        [[ $3 != -* ]] || _hv_words "$(_hv_options "$1" "$2")" "$3"
+        ((COMP_CWORD != 2)) || [[ $3 == -* ]] || _hv_words "create info check convert resize" "$3"
         ;;
     *) _hv_words "$(_hv_options "$1" "$2")" "$3" ;;
     esac

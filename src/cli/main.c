@@ -14,6 +14,7 @@ static const struct cli_command *const commands[] = {
     &command_doctor,  // lab 05
     &command_inspect, // lab 05
     &command_trace,   // lab 05
+    &command_image,   // lab 08
 };
 
 static const struct cli_command *find_command(const char *name)
