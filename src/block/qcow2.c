@@ -197,10 +197,10 @@ static int read_part(struct qcow2 *q, struct qcow2_ticket *t, uint64_t offset,
     pthread_mutex_lock(&q->lock);
     int rc = qcow2_find(q, 0, offset, *size, &e);
     /* The file may end inside its last cluster, or block: then what is missing is zero. */
-    bool is_whole = rc == 0 && e.kind == QCOW2_KIND_DATA && e.host + e.size <= e.img->file_end &&
-                    (e.host + e.size) % e.img->align == 0;
+    bool is_whole = rc == 0 && e.kind == QCOW2_KIND_DATA && e.place + e.size <= e.img->file_end &&
+                    (e.place + e.size) % e.img->align == 0;
     if (is_whole)
-        rc = make_piece(t, e.img, e.host, e.size, at, &piece);
+        rc = make_piece(t, e.img, e.place, e.size, at, &piece);
     else if (rc == 0 && e.kind != QCOW2_KIND_ZERO)
         rc = read_now(q, offset, e.size, at);
     pthread_mutex_unlock(&q->lock);

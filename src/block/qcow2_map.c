@@ -106,20 +106,20 @@ static int check_copied(struct qcow2_image *img, uint64_t host)
 int qcow2_entry_decode(struct qcow2_image *img, uint64_t entry, bool change,
                        struct qcow2_mapping *out)
 {
-    struct qcow2_mapping m = {.entry = entry, .host = entry & QCOW2_OFFSET};
+    struct qcow2_mapping m = {.entry = entry, .place = entry & QCOW2_OFFSET};
     int rc = 0;
 
     if (entry & QCOW2_COMPRESSED)
         return decode_compressed(img, entry, change, out);
-    m.kind = entry & QCOW2_ZERO ? QCOW2_KIND_ZERO : m.host ? QCOW2_KIND_DATA : QCOW2_KIND_NONE;
-    m.copied = m.host != 0 && entry & QCOW2_COPIED;
-    if (m.host % img->cluster_size != 0 || m.host >= img->file_end ||
+    m.kind = entry & QCOW2_ZERO ? QCOW2_KIND_ZERO : m.place ? QCOW2_KIND_DATA : QCOW2_KIND_NONE;
+    m.copied = m.place != 0 && entry & QCOW2_COPIED;
+    if (m.place % img->cluster_size != 0 || m.place >= img->file_end ||
         (m.kind == QCOW2_KIND_ZERO && img->h.version < 3))
         return qcow2_damaged(img, "an L2 entry is impossible: 0x%" PRIx64, entry);
-    if (change && m.host != 0)
-        rc = check_change(img, m.host, img->cluster_size);
+    if (change && m.place != 0)
+        rc = check_change(img, m.place, img->cluster_size);
     if (rc == 0 && change && m.copied)
-        rc = check_copied(img, m.host);
+        rc = check_copied(img, m.place);
     if (rc == 0)
         *out = m;
     return rc;
@@ -241,7 +241,7 @@ static int measure(struct qcow2_image *img, const struct qcow2_slot *l2, uint64_
         /* A bad one is met again when its turn comes. */
         if (qcow2_entry_decode(img, qcow2_l2_entry(l2, index), change, &m) < 0 ||
             m.kind != first->kind || m.copied != first->copied ||
-            (m.kind == QCOW2_KIND_DATA && m.host != first->host + count * img->cluster_size))
+            (m.kind == QCOW2_KIND_DATA && m.place != first->place + count * img->cluster_size))
             break;
         got += img->cluster_size;
         count++;
@@ -259,7 +259,7 @@ static int find_raw(struct qcow2_image *img, uint64_t offset, uint64_t max,
         return 0;
     uint64_t left = ((img->file_end - offset - 1) | (BLOCK_SECTOR - 1)) + 1;
     out->kind = QCOW2_KIND_DATA;
-    out->host = offset;
+    out->place = offset;
     out->size = max < left ? max : left;
     return 0;
 }
@@ -290,7 +290,7 @@ static int find_in_image(struct qcow2_image *img, uint64_t offset, uint64_t max,
     out->kind = m.kind;
     out->entry = m.entry;
     out->skip = offset % img->cluster_size;
-    out->host = m.host + out->skip;
+    out->place = m.place + out->skip;
     return 0;
 }
 
@@ -323,7 +323,7 @@ int qcow2_find_writable(struct qcow2_image *img, uint64_t offset, uint64_t max, 
     rc = measure(img, l2, offset, max, true, &m, &found);
     if (rc < 0 || m.kind != QCOW2_KIND_DATA || !m.copied)
         return rc;
-    *host = m.host + offset % img->cluster_size;
+    *host = m.place + offset % img->cluster_size;
     *size = found;
     /* The file may end inside its last cluster. */
     return qcow2_io_grow(img, *host + found);
@@ -337,7 +337,7 @@ static int read_extent(const struct qcow2_extent *e, uint8_t *data)
     int rc = 0;
 
     if (e->kind == QCOW2_KIND_DATA)
-        return qcow2_io_read(e->img, data, (size_t)e->size, e->host);
+        return qcow2_io_read(e->img, data, (size_t)e->size, e->place);
     if (e->kind == QCOW2_KIND_COMPRESSED) {
         rc = qcow2_unpack(e->img, e->entry, &cluster);
         if (rc == 0)

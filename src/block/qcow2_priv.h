@@ -171,7 +171,7 @@ struct qcow2_piece {
 /* Where part of the disk is. */
 enum qcow2_kind {
     QCOW2_KIND_NONE, /* in the backing file, if there is one */
-    QCOW2_KIND_ZERO, /* reads as zeros; host may be set aside for it */
+    QCOW2_KIND_ZERO, /* reads as zeros; a place may be set aside for it */
     QCOW2_KIND_DATA,
     QCOW2_KIND_COMPRESSED,
 };
@@ -180,7 +180,7 @@ enum qcow2_kind {
 struct qcow2_mapping {
     enum qcow2_kind kind;
     uint64_t entry;
-    uint64_t host; /* offset in the file; 0: none */
+    uint64_t place; /* offset in the file; 0: none */
     bool copied;
 };
 
@@ -188,7 +188,7 @@ struct qcow2_mapping {
 struct qcow2_extent {
     enum qcow2_kind kind; /* never NONE once the chain has been followed */
     struct qcow2_image *img;
-    uint64_t host;  /* of its first byte; DATA */
+    uint64_t place; /* of its first byte; DATA */
     uint64_t entry; /* COMPRESSED */
     uint64_t skip;  /* bytes of the cluster before it; COMPRESSED */
     uint64_t size;

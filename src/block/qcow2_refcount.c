@@ -434,8 +434,8 @@ int qcow2_drop_entry(struct qcow2_image *img, const struct qcow2_mapping *m)
         uint64_t last = (offset + len - 1) >> img->h.cluster_bits;
         for (uint64_t c = offset >> img->h.cluster_bits; rc == 0 && c <= last; c++)
             rc = qcow2_drop(img, c);
-    } else if (m->host != 0) {
-        rc = qcow2_drop(img, m->host >> img->h.cluster_bits);
+    } else if (m->place != 0) {
+        rc = qcow2_drop(img, m->place >> img->h.cluster_bits);
     }
     return rc;
 }

@@ -61,7 +61,7 @@ static int read_old(struct qcow2 *q, const struct qcow2_mapping *m, uint64_t off
     case QCOW2_KIND_NONE:
         return qcow2_read(q, 1, offset + from, to, len);
     case QCOW2_KIND_DATA:
-        return qcow2_io_read(img, to, (size_t)len, m->host + from);
+        return qcow2_io_read(img, to, (size_t)len, m->place + from);
     case QCOW2_KIND_COMPRESSED:
         rc = qcow2_unpack(img, m->entry, &cluster);
         if (rc == 0)
@@ -121,8 +121,8 @@ int qcow2_write_new(struct qcow2 *q, uint64_t offset, uint64_t len, struct qcow2
         rc = qcow2_entry_decode(img, qcow2_l2_entry(l2, qcow2_l2_index(img, offset)), true, &m);
     if (rc < 0)
         return rc;
-    bool reuse = m.host != 0 && m.copied; /* set aside for a cluster of zeros */
-    host = m.host;
+    bool reuse = m.place != 0 && m.copied; /* set aside for a cluster of zeros */
+    host = m.place;
     if (!reuse)
         rc = qcow2_alloc(img, &host, &fresh);
     if (rc < 0)
@@ -174,7 +174,7 @@ static int replace_entry(struct qcow2_image *img, uint64_t offset, uint64_t entr
     if (rc < 0)
         return rc;
     qcow2_l2_set(l2, qcow2_l2_index(img, offset), entry);
-    return m.host != 0 && m.host == (entry & QCOW2_OFFSET) ? 0 : qcow2_drop_entry(img, &m);
+    return m.place != 0 && m.place == (entry & QCOW2_OFFSET) ? 0 : qcow2_drop_entry(img, &m);
 }
 
 /* What the whole cluster at `offset` has now. */
@@ -195,10 +195,10 @@ static int zero_cluster(struct qcow2 *q, uint64_t offset, bool unmap)
     struct qcow2_mapping m;
     int rc = look_up(img, offset, &m);
 
-    if (rc < 0 || (is_zero(q, &m) && (m.host == 0 || !unmap)))
+    if (rc < 0 || (is_zero(q, &m) && (m.place == 0 || !unmap)))
         return rc;
     if (img->h.version >= 3 && !unmap && m.copied)
-        return replace_entry(img, offset, m.host | QCOW2_COPIED | QCOW2_ZERO);
+        return replace_entry(img, offset, m.place | QCOW2_COPIED | QCOW2_ZERO);
     if (q->depth == 1)
         return replace_entry(img, offset, 0);
     if (img->h.version >= 3)
@@ -257,7 +257,7 @@ static int discard_cluster(struct qcow2 *q, uint64_t offset)
     struct qcow2_mapping m;
     int rc = look_up(img, offset, &m);
 
-    if (rc < 0 || m.kind == QCOW2_KIND_NONE || (m.kind == QCOW2_KIND_ZERO && m.host == 0))
+    if (rc < 0 || m.kind == QCOW2_KIND_NONE || (m.kind == QCOW2_KIND_ZERO && m.place == 0))
         return rc;
     if (q->depth == 1)
         return replace_entry(img, offset, 0);
