@@ -139,11 +139,9 @@ static void net_start(struct virtio_dev *v)
 static void net_reset(struct virtio_dev *v)
 {
     struct net_device *d = device_of(v);
-    uint8_t mac[VIRTIO_NET_MAC];
 
     pthread_mutex_lock(&d->filter_lock);
-    memcpy(mac, d->filter.mac, sizeof(mac));
-    net_filter_reset(&d->filter, mac);
+    net_filter_reset(&d->filter, d->mac);
     pthread_mutex_unlock(&d->filter_lock);
     atomic_store(&d->active, 1);
 }
@@ -355,7 +353,8 @@ int virtio_net_create(const char *name, const struct virtio_net_setup *setup,
     if (d == NULL)
         return -ENOMEM;
     (void)pthread_mutex_init(&d->filter_lock, NULL); /* does not fail on Linux */
-    net_filter_reset(&d->filter, setup->mac);
+    memcpy(d->mac, setup->mac, sizeof(d->mac));
+    net_filter_reset(&d->filter, d->mac);
     d->mtu = setup->mtu;
     d->link_up = true;
     d->active = 1;

@@ -63,6 +63,7 @@ struct net_device {
     struct virtio_dev v;
     struct net_pair *pairs; /* owned */
     unsigned pair_count;
+    uint8_t mac[VIRTIO_NET_MAC]; /* until the driver sets another one */
     uint16_t mtu;
     _Atomic bool link_up;
     /* Settled when the driver starts. */
