@@ -390,6 +390,58 @@ Test(vsock_life, without_descriptors_the_guest_is_refused)
     fd_close(&listener);
 }
 
+/* A descriptor that the loop believes to watch already: it will be the next one to be opened. */
+static int squat_next_descriptor(void)
+{
+    int next = dup(fd);
+
+    cr_assert_eq(loop_add(r.rig.loop, next, 0, NULL, NULL), 0);
+    cr_assert_eq(close(next), 0);
+    return next;
+}
+
+Test(vsock_life, a_socket_that_cannot_be_watched_is_refused)
+{
+    int listener = vsock_serve_port(&r, HOST + 1);
+
+    open_out();
+    int squatted = squat_next_descriptor();
+    vsock_send(&r, VIRTIO_VSOCK_OP_REQUEST, GUEST, HOST + 1, NULL, 0);
+    vsock_expect(&r, VIRTIO_VSOCK_OP_RST);
+    cr_assert_eq(connections(), 1);
+    loop_remove(r.rig.loop, squatted);
+    vsock_send(&r, VIRTIO_VSOCK_OP_REQUEST, GUEST, HOST + 1, NULL, 0);
+    vsock_expect(&r, VIRTIO_VSOCK_OP_RESPONSE);
+    fd_close(&listener);
+}
+
+Test(vsock_life, one_wake_up_is_at_most_so_much_work)
+{
+    const struct virtio_vsock_hdr h = vsock_make(&r, VIRTIO_VSOCK_OP_RST, 1, 1, 0);
+    const struct ring_buf out = {DATA, sizeof(h), false};
+    const struct ring_buf in = {DATA + 0x100, sizeof(h) + 1, true};
+    static const char data[VSOCK_BUDGET + 50];
+    unsigned count = 0;
+
+    vsock_offer(&r, 1);
+    fd = vsock_connect_out(&r, GUEST, HOST);
+    cr_assert_eq(mem_write(&r.rig.mem, DATA, &h, sizeof(h)), 0);
+    for (unsigned i = 0; i < VSOCK_BUDGET; i++) {
+        ring_send(&r.rig.rings[VSOCK_TX], &out, 1);
+        ring_send(&r.rig.rings[VSOCK_RX], &in, 1); /* a byte in each */
+    }
+    virtio_rig_kick(&r.rig, VSOCK_TX);
+    cr_assert_eq(r.rig.rings[VSOCK_TX].avail_idx, virtio_queue(r.rig.v, VSOCK_TX)->vq.next_used);
+    cr_assert_eq(send(fd, data, sizeof(data), 0), sizeof(data));
+    virtio_rig_work(&r.rig);
+    cr_assert_eq(device()->conns[0].sent, VSOCK_BUDGET);
+    while (device()->conns[0].sent < sizeof(data)) { /* and it goes on where it was */
+        ring_send(&r.rig.rings[VSOCK_RX], &in, 1);
+        virtio_rig_kick(&r.rig, VSOCK_RX);
+        cr_assert_lt(count++, 100);
+    }
+}
+
 Test(vsock_life, no_descriptor_is_left_behind)
 {
     unsigned before = count_open_fds();
