@@ -373,7 +373,7 @@ static int is_row_free(struct qcow2_image *img, uint64_t first, uint64_t count, 
             rc = qcow2_refcount(img, first + i, &n);
         if (rc < 0)
             return rc;
-        if (n != 0) {
+        if (n != 0 || qcow2_set_has(&img->tables, first + i)) {
             *taken = first + i;
             return 0;
         }

@@ -43,6 +43,10 @@ static int write_larger(struct qcow2_image *img, struct larger_table *t)
 {
     const uint64_t per_block = qcow2_refcount_entries(img);
     uint64_t used = t->blocks + t->clusters;
+
+    for (uint64_t i = 0; i < used; i++)
+        if (qcow2_set_has(&img->tables, t->first + i))
+            return qcow2_damaged(img, "a table lies where nothing is counted");
     int rc = qcow2_io_grow(img, (t->first + used) << img->h.cluster_bits);
 
     for (uint64_t i = 0; rc == 0 && i < t->blocks; i++) {
