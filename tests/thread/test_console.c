@@ -1,59 +1,65 @@
 /*
- * A console between its four threads: the back end's loop, the I/O thread, a driver that sends back
- * what it gets, and somebody who stops and continues the device all the time. What a writer at the
- * host sends comes back to a reader there: all of it, in order.
+ * A console between its threads: the back end's loop, the I/O thread, vCPUs, and whoever asks about
+ * it. First a driver sends back what it gets, while somebody stops and continues the device all the
+ * time: what a writer at the host sends comes back to a reader there, all of it, in order. Then
+ * drivers come and go, with input and output on their way.
  */
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "crew.h"
+#include "driver.h"
 #include "hv/base/fd.h"
 #include "hv/base/iothread.h"
 #include "hv/chr/stream.h"
 #include "hv/virtio/console.h"
 
 #define BYTES 4000000
-#define RAM 0x100000
-#define RINGS 0x10000 /* a queue's areas, STRIDE for each queue */
-#define STRIDE 0x3000
-#define DATA 0x40000
-#define SLOTS 64
-#define SLOT 512 /* bytes of a buffer */
-#define PAUSES 300
-
-struct queue {
-    struct virtio_queue *q;
-    uint64_t data;
-    struct vring_desc *desc;
-    struct vring_avail *avail;
-    struct vring_used *used;
-    uint16_t offered, seen;
-};
+#define BUFFERS 16 /* for input */
+#define RESETS 300
 
 static struct mem mem;
 static struct loop *loop;
 static struct iothread *io;
 static struct chr *chr;
 static struct virtio_dev *console;
-static struct queue rx, tx;
+static struct driver_queue rx, tx;
 static int in[2], out[2];
 static atomic_bool stop;
 
-static uint8_t byte_at(size_t i)
+static void end(void)
 {
-    return (uint8_t)(i * 7 + i / 256);
+    atomic_store(&stop, true);
+    loop_wake(loop);
 }
-
-/* --- the host --- */
 
 static void run_loop(void *ctx, unsigned index)
 {
     (void)ctx, (void)index;
     while (!atomic_load(&stop))
         CHECK(loop_run_once(loop, -1) == 0);
+}
+
+static void ask(void *ctx, unsigned index)
+{
+    struct virtio_console_stats stats;
+
+    (void)ctx, (void)index;
+    for (uint16_t i = 0; !atomic_load(&stop); i++) {
+        CHECK(virtio_console_resize(console, 0, i, 25) == 0);
+        CHECK(virtio_console_set_open(console, 0, true) == 0);
+        virtio_console_stats(console, &stats);
+        (void)virtio_console_is_open(console, 0);
+        (void)sched_yield();
+    }
+}
+
+/* --- all of it, in order --- */
+
+static uint8_t byte_at(size_t i)
+{
+    return (uint8_t)(i * 7 + i / 256);
 }
 
 static void write_all(void *ctx, unsigned index)
@@ -80,131 +86,151 @@ static void read_all(void *ctx, unsigned index)
             CHECK(bytes[i] == byte_at(at + (size_t)i));
         at += (size_t)n;
     }
-    atomic_store(&stop, true);
-    loop_wake(loop);
+    end();
 }
 
-static void pause_and_resize(void *ctx, unsigned index)
+static void pause_all(void *ctx, unsigned index)
 {
-    struct virtio_console_stats stats;
-
     (void)ctx, (void)index;
-    for (unsigned i = 0; i < PAUSES && !atomic_load(&stop); i++) {
+    while (!atomic_load(&stop)) {
         virtio_stop(console);
         virtio_go_on(console);
-        CHECK(virtio_console_resize(console, 0, (uint16_t)i, 25) == 0);
-        CHECK(virtio_console_set_open(console, 0, true) == 0);
-        virtio_console_stats(console, &stats);
-        CHECK(virtio_console_is_open(console, 0));
         (void)sched_yield();
     }
-}
-
-/* --- the driver --- */
-
-static void place(struct queue *q, unsigned index)
-{
-    uint64_t base = RINGS + index * STRIDE;
-
-    *q = (struct queue){
-        .q = virtio_queue(console, index),
-        .data = DATA + (uint64_t)index * SLOTS * SLOT,
-        .desc = mem_ptr(&mem, base, 0x1000, true),
-        .avail = mem_ptr(&mem, base + 0x1000, 0x1000, true),
-        .used = mem_ptr(&mem, base + 0x2000, 0x1000, true),
-    };
-    q->q->vq.at = (struct vq_layout){SLOTS, base, base + 0x1000, base + 0x2000};
-    virtio_enable_queue(q->q);
-    CHECK(q->q->vq.enabled);
-}
-
-static uint8_t *slot(struct queue *q, uint16_t number)
-{
-    return mem_ptr(&mem, q->data + number % SLOTS * SLOT, SLOT, true);
-}
-
-static void offer(struct queue *q, uint32_t len, uint16_t flags)
-{
-    uint16_t at = q->offered % SLOTS;
-
-    q->desc[at] = (struct vring_desc){q->data + at * SLOT, len, flags, 0};
-    __atomic_store_n(&q->avail->ring[at], at, __ATOMIC_RELAXED);
-    __atomic_store_n(&q->avail->idx, ++q->offered, __ATOMIC_SEQ_CST);
-    virtio_kick(q->q);
-}
-
-/* The next used element's length. */
-static uint32_t await_used(struct queue *q)
-{
-    while (__atomic_load_n(&q->used->idx, __ATOMIC_SEQ_CST) == q->seen)
-        (void)sched_yield();
-    return q->used->ring[q->seen++ % SLOTS].len;
 }
 
 static void echo(void *ctx, unsigned index)
 {
     (void)ctx, (void)index;
-    for (unsigned i = 0; i < 16; i++)
-        offer(&rx, SLOT, VRING_DESC_F_WRITE);
+    for (unsigned i = 0; i < BUFFERS; i++)
+        driver_offer(&rx, DRIVER_SLOT, VRING_DESC_F_WRITE);
     for (size_t done = 0; done < BYTES;) {
         uint16_t from = rx.seen;
-        uint32_t len = await_used(&rx);
-        CHECK(len > 0 && len <= SLOT);
-        if ((uint16_t)(tx.offered - tx.seen) == SLOTS)
-            (void)await_used(&tx);
-        memcpy(slot(&tx, tx.offered), slot(&rx, from), len);
-        offer(&tx, len, 0);
-        offer(&rx, SLOT, VRING_DESC_F_WRITE);
+        uint32_t len = driver_await(&rx);
+        CHECK(len > 0 && len <= DRIVER_SLOT);
+        if ((uint16_t)(tx.offered - tx.seen) == DRIVER_SLOTS)
+            (void)driver_await(&tx);
+        memcpy(driver_slot(&tx, tx.offered), driver_slot(&rx, from), len);
+        driver_offer(&tx, len, 0);
+        driver_offer(&rx, DRIVER_SLOT, VRING_DESC_F_WRITE);
         done += len;
     }
+}
+
+static void start_driver(void)
+{
+    driver_begin(console, 0);
+    driver_place(&rx, &mem, console, 0);
+    driver_place(&tx, &mem, console, 1);
+    driver_ok(console);
+}
+
+static void check_order(void)
+{
+    struct crew crew = {0};
+
+    atomic_store(&stop, false);
+    start_driver();
+    CHECK(iothread_start(io) == 0);
+    crew_start(&crew, 1, run_loop, NULL);
+    crew_start(&crew, 1, ask, NULL);
+    crew_start(&crew, 1, write_all, NULL);
+    crew_start(&crew, 1, read_all, NULL);
+    crew_start(&crew, 1, echo, NULL);
+    crew_start(&crew, 1, pause_all, NULL);
+    crew_join(&crew);
+    iothread_stop(io);
+}
+
+/* --- drivers that come and go --- */
+
+static void type(void *ctx, unsigned index)
+{
+    (void)ctx, (void)index;
+    while (!atomic_load(&stop))
+        if (write(in[1], "0123456789", 10) < 0)
+            (void)sched_yield(); /* full */
+}
+
+static void swallow(void *ctx, unsigned index)
+{
+    uint8_t bytes[4096];
+
+    (void)ctx, (void)index;
+    while (!atomic_load(&stop))
+        if (read(out[0], bytes, sizeof(bytes)) < 0)
+            (void)sched_yield(); /* empty */
+}
+
+/* One vCPU: nothing is waited for. */
+static void reset_and_start(void *ctx, unsigned index)
+{
+    (void)ctx, (void)index;
+    for (unsigned i = 0; i < RESETS; i++) {
+        start_driver();
+        for (unsigned slot = 0; slot < DRIVER_SLOTS; slot++) {
+            driver_offer(&rx, DRIVER_SLOT, VRING_DESC_F_WRITE);
+            driver_offer(&tx, DRIVER_SLOT, 0);
+        }
+        virtio_config_write(console, 8, "!", 1); /* emerg_wr */
+        if (i % 2 == 0)
+            (void)driver_await(&tx);
+    }
+    end();
+}
+
+static void check_resets(void)
+{
+    struct crew crew = {0};
+
+    atomic_store(&stop, false);
+    CHECK(fd_set_nonblock(in[1]) == 0 && fd_set_nonblock(out[0]) == 0);
+    CHECK(iothread_start(io) == 0);
+    crew_start(&crew, 1, run_loop, NULL);
+    crew_start(&crew, 1, ask, NULL);
+    crew_start(&crew, 1, type, NULL);
+    crew_start(&crew, 1, swallow, NULL);
+    crew_start(&crew, 1, reset_and_start, NULL);
+    crew_join(&crew);
+    iothread_stop(io);
 }
 
 /* --- */
 
 static void create(void)
 {
-    const struct virtio_console_port port = {.chr = chr};
-    const struct virtio_console_setup setup = {
-        .mem = &mem, .loop = iothread_loop(io), .ports = &port, .port_count = 1};
-    uint8_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
-
-    CHECK(virtio_console_create("console", &setup, &console) == 0);
-    virtio_set_status(console, status);
-    virtio_accept(console, 1, 1); /* VIRTIO_F_VERSION_1 */
-    virtio_set_status(console, status |= VIRTIO_CONFIG_S_FEATURES_OK);
-    place(&rx, 0);
-    place(&tx, 1);
-    virtio_set_status(console, status | VIRTIO_CONFIG_S_DRIVER_OK);
-}
-
-int main(void)
-{
-    struct crew crew = {0};
-
-    (void)signal(SIGPIPE, SIG_IGN);
-    mem_init(&mem);
-    CHECK(mem_add(&mem, 0, RAM, MEM_RAM, MEM_ANONYMOUS, NULL) == 0);
+    CHECK(mem_add(&mem, 0, DRIVER_RAM, MEM_RAM, MEM_ANONYMOUS, NULL) == 0);
     CHECK(pipe(in) == 0 && pipe(out) == 0);
     CHECK(loop_create(&loop) == 0);
     CHECK(iothread_create("io", &io) == 0);
     CHECK(chr_fds_create(loop, in[0], out[1], NULL, NULL, &chr) == 0);
-    create();
-    CHECK(iothread_start(io) == 0);
-    crew_start(&crew, 1, run_loop, NULL);
-    crew_start(&crew, 1, write_all, NULL);
-    crew_start(&crew, 1, read_all, NULL);
-    crew_start(&crew, 1, echo, NULL);
-    crew_start(&crew, 1, pause_and_resize, NULL);
-    crew_join(&crew);
-    iothread_stop(io);
+
+    const struct virtio_console_port port = {.chr = chr};
+    const struct virtio_console_setup setup = {
+        .mem = &mem, .loop = iothread_loop(io), .ports = &port, .port_count = 1};
+    CHECK(virtio_console_create("console", &setup, &console) == 0);
+}
+
+static void destroy(void)
+{
     virtio_destroy(console);
+    close(out[0]); /* nobody waits for a reader */
     chr_destroy(chr);
     iothread_destroy(io);
     loop_destroy(loop);
     mem_fini(&mem);
-    for (unsigned i = 0; i < 2; i++) {
-        close(in[i]);
-        close(out[i]);
-    }
+    close(out[1]);
+    close(in[0]);
+    close(in[1]);
+}
+
+int main(void)
+{
+    (void)signal(SIGPIPE, SIG_IGN);
+    mem_init(&mem);
+    create();
+    check_order();
+    check_resets();
+    destroy();
     return 0;
 }
