@@ -67,6 +67,10 @@ class Case(unittest.TestCase):
         return os.path.join(folder, name)
 
     def terminal(self, *args, **kwargs):
+        """hv on a terminal of its own."""
+        return self.program(HV, *args, **kwargs)
+
+    def program(self, *args, **kwargs):
         t = Terminal(self, args, **kwargs)
         self.addCleanup(t.close)
         return t
@@ -87,13 +91,13 @@ class Result:
 
 
 class Terminal:
-    """hv on a pseudo-terminal of its own, as a person sees it."""
+    """A program, hv as a rule, on a pseudo-terminal of its own, as a person sees it."""
 
     def __init__(self, case, args, stdout_only=False):
         self.case, self.args, self.seen, self.pos = case, args, "", 0
         self.master, self.slave = pty.openpty()
         self.cooked = termios.tcgetattr(self.slave)
-        self.run = subprocess.Popen([HV, *args], stdin=self.slave, stdout=self.slave, stderr=self.slave,
+        self.run = subprocess.Popen(args, stdin=self.slave, stdout=self.slave, stderr=self.slave,
                                     start_new_session=True, preexec_fn=self._own)
         self.status = None
 
@@ -120,7 +124,7 @@ class Terminal:
                 return match
             left = end - time.monotonic()
             if left <= 0 or (self.run.poll() is not None and not self._drain()):
-                self.case.fail(f"never saw {pattern!r} from hv {' '.join(self.args)} "
+                self.case.fail(f"never saw {pattern!r} from {' '.join(self.args)} "
                                f"(status {self.run.poll()})\n{tail(self.seen)}")
             self._read(min(left, 0.2))
 
@@ -139,7 +143,7 @@ class Terminal:
         end = time.monotonic() + limit
         while self.run.poll() is None:
             if time.monotonic() > end:
-                self.case.fail(f"hv {' '.join(self.args)} did not end\n{tail(self.seen)}")
+                self.case.fail(f"{' '.join(self.args)} did not end\n{tail(self.seen)}")
             self._read(0.1)
         while self._drain():
             pass
