@@ -71,6 +71,14 @@ int open_back_ends(struct session *s, struct error *err)
             return error_prefix(err, rc, "--serial %s", spec);
     }
     // }
+    // lab 09 {
+    for (unsigned i = 0; i < s->opt.console_count; i++) {
+        const char *spec = s->opt.consoles[i].spec;
+        int rc = open_back_end(s, spec, i, &s->consoles[i], err);
+        if (rc < 0)
+            return error_prefix(err, rc, "--console %s", spec);
+    }
+    // }
     int rc = open_back_end(s, s->opt.debug, 0, &s->debug, err);
     return rc < 0 ? error_prefix(err, rc, "--debug-port %s", s->opt.debug) : 0;
 }
@@ -91,6 +99,8 @@ int flush_back_ends(struct session *s)
     for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++)
         flush(s->serial[i], &rc);
     // }
+    for (unsigned i = 0; i < s->opt.console_count; i++) // lab 09
+        flush(s->consoles[i], &rc);                     // lab 09
     flush(s->debug, &rc);
     return rc;
 }
@@ -101,5 +111,7 @@ void close_back_ends(struct session *s)
     for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++)
         chr_destroy(s->serial[i]);
     // }
+    for (unsigned i = 0; i < s->opt.console_count; i++) // lab 09
+        chr_destroy(s->consoles[i]);                    // lab 09
     chr_destroy(s->debug);
 }

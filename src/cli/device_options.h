@@ -59,6 +59,22 @@ struct nic_options {
     uint64_t packets, rate; /* per second and direction; 0: no limit */
 };
 
+struct console_options {
+    char *text;       /* owned */
+    const char *spec; /* a back end, as for --serial */
+    const char *name; /* NULL: none */
+};
+
+struct vsock_options {
+    char *text;       /* owned */
+    const char *path; /* NULL: no such device */
+    uint64_t cid;
+};
+
+int console_options_parse(const char *value, struct console_options *out,
+                          struct error *err) HV_MUST_CHECK;
+int vsock_options_parse(const char *value, struct vsock_options *out,
+                        struct error *err) HV_MUST_CHECK;
 int nic_options_parse(const char *value, struct nic_options *out, struct error *err) HV_MUST_CHECK;
 void nic_options_fini(struct nic_options *n);
 // }

@@ -9,6 +9,7 @@
 
 #include "cli/session.h"
 #include "hv/base/fd.h"
+#include "hv/block/qcow2.h"
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -50,13 +51,18 @@ static int open_disk(const struct session *s, const struct disk_options *d, stru
                                          .direct = d->direct,
                                          .no_uring = d->no_uring,
                                          .log = &s->log};
+    const struct block_qcow2_config qcow2 = {.path = d->path,
+                                             .read_only = d->read_only,
+                                             .direct = d->direct,
+                                             .no_uring = d->no_uring,
+                                             .backing = d->backing,
+                                             .log = &s->log};
     int rc = decide_format(d, &format, err);
 
     if (rc < 0)
         return rc;
-    if (format == DISK_QCOW2)
-        return error_set(err, -ENOTSUP, "qcow2 images cannot be used yet");
-    return block_raw_create(&raw, out, err);
+    return format == DISK_QCOW2 ? block_qcow2_create(&qcow2, out, err)
+                                : block_raw_create(&raw, out, err);
 }
 
 int open_disks(struct session *s, struct error *err)

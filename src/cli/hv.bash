@@ -42,6 +42,9 @@ _hv_value() {
     --serial | --debug-port) _hv_back_end "$2" ;;
     --log-level) _hv_words "error warning info debug" "$2" ;;
     --disk | -d) _hv_files "$2" ;;
+    --console) _hv_back_end "$2" ;;
+    --vsock) _hv_files "$2" ;;
+    --balloon) _hv_words "0 64M 256M" "$2" ;;
     --net) _hv_words "user tap= stream= listen= none" "$2" ;;
     --virtio) _hv_words "pci mmio" "$2" ;;
     --format | -f | --from | --backing-format) _hv_words "raw qcow2" "$2" ;;

@@ -155,7 +155,7 @@ static void give_disks(const struct session *s, struct machine_config *cfg)
 // }
 
 // lab 09 {
-static void give_nics(const struct session *s, struct machine_config *cfg)
+static void give_more(const struct session *s, struct machine_config *cfg)
 {
     for (unsigned i = 0; i < s->opt.nic_count; i++) {
         const struct nic_options *n = &s->opt.nics[i];
@@ -164,6 +164,13 @@ static void give_nics(const struct session *s, struct machine_config *cfg)
         memcpy(cfg->nics[i].mac, n->mac, sizeof(n->mac));
     }
     cfg->nic_count = s->opt.nic_count;
+    for (unsigned i = 0; i < s->opt.console_count; i++)
+        cfg->consoles[i] = (struct machine_console){s->consoles[i], s->opt.consoles[i].name};
+    cfg->console_count = s->opt.console_count;
+    cfg->balloon = s->opt.balloon;
+    cfg->balloon_size = s->opt.balloon_size;
+    cfg->vsock_path = s->opt.vsock.path;
+    cfg->vsock_cid = s->opt.vsock.cid;
     cfg->virtio_mmio = s->opt.virtio_mmio;
 }
 // }
@@ -189,7 +196,7 @@ static int create_machine(struct session *s, struct error *err)
 
     cfg.rng = s->opt.rng; // lab 07
     give_disks(s, &cfg);  // lab 08
-    give_nics(s, &cfg);   // lab 09
+    give_more(s, &cfg);   // lab 09
     if (file_read_all(s->opt.kernel, KERNEL_SIZE_MAX, &kernel, err) < 0) {
         (void)error_prefix(err, 0, "--kernel");
         goto done;
@@ -339,6 +346,7 @@ static int run_once(struct session *s, struct machine_outcome *outcome)
         log_msg(&s->log, LOG_WARN, "the terminal cannot be made raw");
     prepare_debugging(s);
     // }
+    tell_screen_size(s); // lab 09
     if (machine_start(s->machine, &err) < 0 || machine_run(s->machine, outcome, &err) < 0) {
         term_restore(); // lab 04
         complain_of(&err);
@@ -364,8 +372,10 @@ static int run(const struct cli_command *cmd, int argc, char **argv)
     s.signal_fd = s.stdout_watch = -1; // lab 04
     run_options_init(&s.opt);
     int first = cli_parse(cmd, argc, argv, &s.opt);
-    if (first < 0 || run_options_check(&s.opt, argv + first) < 0)
+    if (first < 0 || run_options_check(&s.opt, argv + first) < 0) {
+        run_options_fini(&s.opt); // lab 08
         return STATUS_USAGE;
+    }
     int status = check_device(&s, &err);
     if (status == STATUS_OK)
         status = session_init(&s, &err);

@@ -1,6 +1,7 @@
 #include "cli/run_options.h"
 
 #include <errno.h>
+#include <stdlib.h> // lab 09
 #include <string.h>
 #include <unistd.h>
 
@@ -293,6 +294,39 @@ static int set_net(void *ctx, const char *value, struct error *err)
     return rc;
 }
 
+static int set_console(void *ctx, const char *value, struct error *err)
+{
+    struct run_options *opt = ctx;
+    struct console_options *c = &opt->consoles[opt->console_count];
+
+    if (opt->console_count == MACHINE_CONSOLES_MAX)
+        return error_set(err, -EINVAL, "a console has at most %d ports", MACHINE_CONSOLES_MAX);
+    int rc = console_options_parse(value, c, err);
+    if (rc < 0)
+        return rc;
+    opt->console_count++;
+    return check_back_end(c->spec, err);
+}
+
+static int set_vsock(void *ctx, const char *value, struct error *err)
+{
+    struct run_options *opt = ctx;
+
+    if (opt->vsock.path != NULL)
+        return error_set(err, -EINVAL, "a machine has one socket device");
+    return vsock_options_parse(value, &opt->vsock, err);
+}
+
+static int set_balloon(void *ctx, const char *value, struct error *err)
+{
+    struct run_options *opt = ctx;
+
+    if (parse_size(value, MIB, &opt->balloon_size) < 0)
+        return error_set(err, -EINVAL, "give a size such as 64M, or 0");
+    opt->balloon = true;
+    return 0;
+}
+
 static int set_virtio(void *ctx, const char *value, struct error *err)
 {
     bool mmio = strcmp(value, "mmio") == 0;
@@ -364,8 +398,15 @@ static const char net_help[] = "a network interface: user, tap=IF, stream=PATH,\
 static const struct cli_option device_options[] = {
     {"rng", 0, NULL, "an entropy device", set_rng},
     // }
-    {"disk", 'd', "FILE", disk_help, set_disk},                                         // lab 08
-    {"net", 0, "KIND", net_help, set_net},                                              // lab 09
+    {"disk", 'd', "FILE", disk_help, set_disk}, // lab 08
+    {"net", 0, "KIND", net_help, set_net},      // lab 09
+    // lab 09 {
+    {"console", 0, "BACKEND",
+     "a port of a console device, as for --serial, with\n,name=NAME; the first is hvc0",
+     set_console},
+    {"vsock", 0, "PATH", "a socket device: UNIX sockets at PATH; part: cid=N", set_vsock},
+    {"balloon", 0, "SIZE", "a balloon device, which takes SIZE from the guest", set_balloon},
+    // }
     {"virtio", 0, "pci|mmio", "where the guest finds them (default: pci)", set_virtio}, // lab 09
     // lab 07 {
     {0},
@@ -418,13 +459,34 @@ void run_options_init(struct run_options *opt)
     };
 }
 
+// lab 09 {
+static void free_more(struct run_options *opt)
+{
+    for (unsigned i = 0; i < opt->nic_count; i++)
+        nic_options_fini(&opt->nics[i]);
+    for (unsigned i = 0; i < opt->console_count; i++)
+        free(opt->consoles[i].text);
+    free(opt->vsock.text);
+}
+// }
+
 // lab 08 {
 void run_options_fini(struct run_options *opt)
 {
     for (unsigned i = 0; i < opt->disk_count; i++)
         disk_options_fini(&opt->disks[i]);
-    for (unsigned i = 0; i < opt->nic_count; i++) // lab 09
-        nic_options_fini(&opt->nics[i]);          // lab 09
+    free_more(opt); // lab 09
+}
+// }
+
+// lab 09 {
+static int count_stdio_consoles(const struct run_options *opt)
+{
+    int n = 0;
+
+    for (unsigned i = 0; i < opt->console_count; i++)
+        n += strcmp(opt->consoles[i].spec, "stdio") == 0;
+    return n;
 }
 // }
 
@@ -435,6 +497,7 @@ static int count_stdio(const struct run_options *opt)
 
     for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++)
         n += opt->serial[i] != NULL && strcmp(opt->serial[i], "stdio") == 0;
+    n += count_stdio_consoles(opt); // lab 09
     return n;
 }
 // }
@@ -449,6 +512,8 @@ int run_options_check(struct run_options *opt, char **operands)
         complain("nothing to start: give --kernel FILE; see `hv help run`");
         return -EINVAL;
     }
+    if (opt->serial_count == 0 && count_stdio_consoles(opt) > 0) // lab 09
+        opt->serial[0] = NULL; /* nobody asked for it there */   // lab 09
     // lab 04 {
     if (count_stdio(opt) > 1) {
         complain("only one port can have stdio; give the others stdout, pty, file:PATH or none");
@@ -463,7 +528,10 @@ int run_options_check(struct run_options *opt, char **operands)
     // }
     bool virtio = opt->rng;                 // lab 07
     virtio = virtio || opt->disk_count > 0; // lab 08
-    virtio = virtio || opt->nic_count > 0;  // lab 09
+    // lab 09 {
+    virtio = virtio || opt->nic_count > 0 || opt->console_count > 0 || opt->balloon ||
+             opt->vsock.path != NULL;
+    // }
     // lab 07 {
     if (virtio && !opt->irqchip) {
         complain("virtio devices need the interrupt controllers: leave --irqchip on");

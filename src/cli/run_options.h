@@ -56,6 +56,11 @@ struct run_options {
     // lab 09 {
     struct nic_options nics[MACHINE_NICS_MAX];
     unsigned nic_count;
+    struct console_options consoles[MACHINE_CONSOLES_MAX];
+    unsigned console_count;
+    struct vsock_options vsock;
+    bool balloon;
+    uint64_t balloon_size;
     bool virtio_mmio;
     // }
 };

@@ -32,6 +32,7 @@ struct session {
     struct trace trace;                     // lab 05
     struct block *disks[MACHINE_DISKS_MAX]; // lab 08
     // lab 09 {
+    struct chr *consoles[MACHINE_CONSOLES_MAX];
     struct net *nics[MACHINE_NICS_MAX];
     struct net *loose_ends[MACHINE_NICS_MAX]; /* of cables that lead nowhere */
     // }
@@ -50,6 +51,8 @@ int watch_signals(struct session *s, struct error *err) HV_MUST_CHECK;
 int watch_stdout(struct session *s, struct error *err) HV_MUST_CHECK;
 /* The escapes of a terminal, typed after Ctrl-A; `ctx` is the session. */
 void on_escape(void *ctx, char c);
+/* A console that is on our terminal learns how large that is. */
+void tell_screen_size(struct session *s); // lab 09
 // }
 
 // lab 08 {

@@ -5,7 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <string.h> // lab 09
 #include <sys/epoll.h>
+#include <sys/ioctl.h> // lab 09
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -73,6 +75,19 @@ void on_escape(void *ctx, char c)
     }
 }
 
+// lab 09 {
+void tell_screen_size(struct session *s)
+{
+    struct winsize size;
+
+    if (s->machine == NULL || ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0)
+        return;
+    for (unsigned i = 0; i < s->opt.console_count; i++)
+        if (strcmp(s->opt.consoles[i].spec, "stdio") == 0)
+            machine_resize_console(s->machine, i, size.ws_col, size.ws_row);
+}
+// }
+
 static void on_signal(void *ctx, uint32_t events)
 {
     struct session *s = ctx;
@@ -91,6 +106,11 @@ static void on_signal(void *ctx, uint32_t events)
         term_raw_again();
         go_on(s);
         break;
+    // lab 09 {
+    case SIGWINCH:
+        tell_screen_size(s);
+        break;
+    // }
     default:
         s->signal = (int)info.ssi_signo;
         quit(s);
@@ -110,7 +130,10 @@ static void on_stdout_gone(void *ctx, uint32_t events)
 
 int watch_signals(struct session *s, struct error *err)
 {
-    static const int wanted[] = {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT};
+    static const int wanted[] = {
+        SIGWINCH, // lab 09
+        SIGINT,   SIGTERM, SIGHUP, SIGTSTP, SIGCONT,
+    };
     sigset_t set;
 
     sigemptyset(&set);

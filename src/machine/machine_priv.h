@@ -75,6 +75,7 @@ struct virtio_wiring {
     unsigned dev_count;
     char names[VIRTIO_DEVICES_MAX][VIRTIO_NAME_MAX];
     unsigned name_count;
+    struct virtio_dev *console; /* borrowed likewise; NULL: none */
 };
 
 /* An edge-triggered GSI behind an eventfd: KVM turns each write to it into an interrupt. */

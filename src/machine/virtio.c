@@ -6,13 +6,17 @@
  * waits for that device's thread.
  */
 #include <errno.h>
-#include <stdio.h>  // lab 08
-#include <string.h> // lab 09
+#include <inttypes.h> // lab 09
+#include <stdio.h>    // lab 08
+#include <string.h>   // lab 09
 
 #include "hv/base/iothread.h"
-#include "hv/virtio/blk.h" // lab 08
-#include "hv/virtio/net.h" // lab 09
+#include "hv/virtio/balloon.h" // lab 09
+#include "hv/virtio/blk.h"     // lab 08
+#include "hv/virtio/console.h" // lab 09
+#include "hv/virtio/net.h"     // lab 09
 #include "hv/virtio/rng.h"
+#include "hv/virtio/vsock.h" // lab 09
 #include "machine_priv.h"
 
 /* --- threads --- */
@@ -137,7 +141,72 @@ static int wire_nic(struct machine *m, unsigned index)
 
 // }
 
-static int wire_devices(struct machine *m)
+// lab 09 {
+static int wire_console(struct machine *m, struct loop *loop)
+{
+    struct virtio_console_port ports[MACHINE_CONSOLES_MAX];
+    const struct virtio_console_setup setup = {.mem = &m->mem,
+                                               .loop = loop,
+                                               .log = m->cfg.log,
+                                               .ports = ports,
+                                               .port_count = m->cfg.console_count};
+    struct virtio_dev *v;
+
+    if (m->cfg.console_count == 0)
+        return 0;
+    for (unsigned i = 0; i < m->cfg.console_count; i++)
+        ports[i] = (struct virtio_console_port){.chr = m->cfg.consoles[i].chr,
+                                                .name = m->cfg.consoles[i].name,
+                                                .stall_ms = i == 0 ? CHR_STALL_MS : 0};
+    int rc = virtio_console_create("console", &setup, &v);
+    if (rc == 0)
+        rc = carry(m, "console", v);
+    m->virtio.console = rc == 0 ? v : NULL;
+    return rc;
+}
+
+void machine_resize_console(struct machine *m, unsigned port, uint16_t cols, uint16_t rows)
+{
+    if (m->virtio.console != NULL)
+        (void)!virtio_console_resize(m->virtio.console, port, cols, rows); /* or no such port */
+}
+
+static int wire_balloon(struct machine *m, struct loop *loop)
+{
+    const struct virtio_balloon_setup setup = {
+        .mem = &m->mem, .loop = loop, .log = m->cfg.log, .deflate_on_oom = true, .reporting = true};
+    struct virtio_dev *v;
+
+    if (!m->cfg.balloon)
+        return 0;
+    int rc = virtio_balloon_create("balloon", &setup, &v);
+    if (rc < 0)
+        return rc;
+    virtio_balloon_set_target(v, m->cfg.balloon_size / VIRTIO_BALLOON_PAGE);
+    return carry(m, "balloon", v);
+}
+
+static int wire_vsock(struct machine *m, struct loop *loop, struct error *err)
+{
+    struct virtio_vsock_setup setup = {
+        .mem = &m->mem, .loop = loop, .cid = m->cfg.vsock_cid, .path = m->cfg.vsock_path};
+    struct virtio_dev *v;
+
+    if (setup.path == NULL)
+        return 0;
+    int rc = virtio_vsock_listen(setup.path, &setup.listener, err);
+    if (rc < 0)
+        return rc;
+    rc = virtio_vsock_create("vsock", &setup, &v);
+    if (rc < 0) {
+        virtio_vsock_unlisten(setup.path, &setup.listener);
+        return error_sys(err, rc, "cannot make a socket device with CID %" PRIu64, setup.cid);
+    }
+    return carry(m, "vsock", v);
+}
+// }
+
+static int wire_devices(struct machine *m, struct error *err)
 {
     struct loop *shared;
     int rc = add_thread(m, "io", &shared);
@@ -152,6 +221,14 @@ static int wire_devices(struct machine *m)
     // }
     if (rc == 0 && m->cfg.rng)
         rc = wire_rng(m, shared);
+    // lab 09 {
+    if (rc == 0)
+        rc = wire_console(m, shared);
+    if (rc == 0)
+        rc = wire_balloon(m, shared);
+    if (rc == 0)
+        rc = wire_vsock(m, shared, err);
+    // }
     return rc;
 }
 
@@ -164,7 +241,9 @@ int virtio_wire(struct machine *m, struct error *err)
         return 0;
     rc = bridge_wire(m); // lab 09
     if (rc == 0)
-        rc = wire_devices(m);
+        rc = wire_devices(m, err);
+    if (rc < 0 && err->text[0] != '\0')
+        return rc;
     if (rc == -ENOSPC)
         return error_set(err, rc, "too many virtio devices for this machine");
     if (rc == 0)

@@ -49,6 +49,15 @@ struct machine_nic {
 };
 // }
 
+// lab 09 {
+#define MACHINE_CONSOLES_MAX 8
+
+struct machine_console {
+    struct chr *chr;  /* borrowed */
+    const char *name; /* borrowed; NULL: none */
+};
+// }
+
 struct machine_config {
     uint64_t memory; /* bytes */
     enum mem_backing backing;
@@ -74,7 +83,13 @@ struct machine_config {
     // lab 09 {
     struct machine_nic nics[MACHINE_NICS_MAX];
     unsigned nic_count;
-    bool virtio_mmio; /* virtio devices are in the memory-mapped windows, not on PCI */
+    struct machine_console consoles[MACHINE_CONSOLES_MAX]; /* ports of one console device */
+    unsigned console_count;
+    bool balloon;           /* a balloon device … */
+    uint64_t balloon_size;  /* … that asks for so many bytes at first */
+    const char *vsock_path; /* borrowed; NULL: no socket device */
+    uint64_t vsock_cid;     /* the guest's */
+    bool virtio_mmio;       /* virtio devices are in the memory-mapped windows, not on PCI */
     // }
 };
 
@@ -124,6 +139,11 @@ void machine_report(struct machine *m, const struct machine_outcome *outcome, FI
 void machine_pause(struct machine *m);
 void machine_resume(struct machine *m);
 bool machine_is_paused(const struct machine *m);
+// }
+
+// lab 09 {
+/* The screen of a console's port has another size. Any thread. */
+void machine_resize_console(struct machine *m, unsigned port, uint16_t cols, uint16_t rows);
 // }
 
 // lab 05 {
