@@ -127,17 +127,18 @@ $(B)/tests/thread/%: $(B)/tests/thread/%.o $(B)/tests/thread/crew.o $(B)/libhv.a
 
 # --- fuzzing: one libFuzzer program per tests/fuzz/fuzz_<name>.c, with SAN=fuzz ---
 FUZZ_BIN := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SUPPORT_O := $(patsubst %.c,$(B)/%.o,$(wildcard tests/fuzz/virtio_*.c))
 FUZZ_SECONDS ?= 60
 
 fuzzers: $(FUZZ_BIN)
 
-$(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/virtio_harness.o $(B)/libhv.a
+$(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(FUZZ_SUPPORT_O) $(B)/libhv.a
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 # }
 
 -include $(LIB_O:.o=.d) $(CLI_O:.o=.d) $(UNIT_BIN:%=%.d) $(SUPPORT_O:.o=.d)
--include $(THREAD_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(B)/tests/fuzz/virtio_harness.d # lab 99
+-include $(THREAD_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(FUZZ_SUPPORT_O:.o=.d) # lab 99
 
 # lab 99 {
 # --- running tests; tests/run builds what it needs ---
