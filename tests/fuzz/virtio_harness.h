@@ -73,6 +73,8 @@ struct vfuzz_target {
     uint64_t features_off;                      /* never accepted, in the probe either */
     uint64_t mutes; /* queues, one bit each, that need not ask for kicks */
     bool keeps;     /* something outlives a reset: states are not compared */
+    bool loads;     /* the same, of what a hostile state had in it */
+    bool releases;  /* pages of RAM may become zero, also where the device may not write */
 };
 
 /* Runs one input. Aborts on what the device must not do. */
