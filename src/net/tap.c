@@ -24,8 +24,9 @@
 
 struct tap {
     struct net net;
-    int fd;      /* owned */
-    bool strips; /* the user wants no header */
+    int fd;          /* owned */
+    bool strips;     /* the user wants no header */
+    uint32_t events; /* what it is listened to for */
     struct net_watch watch;
 };
 
@@ -49,6 +50,8 @@ static ssize_t tap_send(struct net *n, const struct iovec *iov, unsigned count)
         count++;
     }
     ssize_t sent = writev(t->fd, iov, (int)count);
+    if (sent < 0 && errno == EBADFD)
+        return -ENOTCONN; /* the interface was deleted */
     if (sent < 0)
         return errno == ENOBUFS ? -EAGAIN : -errno;
     return t->strips ? sent - (ssize_t)sizeof(none) : sent;
@@ -61,6 +64,14 @@ static uint64_t bytes_of(const struct iovec *iov, unsigned count)
     for (unsigned i = 0; i < count; i++)
         sum += iov[i].iov_len;
     return sum;
+}
+
+/* The interface was deleted. epoll would say so again and again, whatever it is asked for. */
+static void unwatch(struct tap *t)
+{
+    if (t->watch.loop)
+        loop_remove(t->watch.loop, t->fd);
+    t->watch.loop = NULL;
 }
 
 /* The kernel cuts a frame that is too long, and does not say so: one byte more than there is room
@@ -82,8 +93,12 @@ static ssize_t tap_receive(struct net *n, const struct iovec *iov, unsigned coun
     all[used++] = (struct iovec){&beyond, 1};
 
     ssize_t got = readv(t->fd, all, (int)used);
+    if (got < 0 && errno == EBADFD) {
+        unwatch(t);
+        return -ENOTCONN;
+    }
     if (got < 0)
-        return errno == EBADFD ? -ENOTCONN : -errno; /* the interface was deleted */
+        return -errno;
     if (t->strips)
         got -= (ssize_t)sizeof(header);
     return (uint64_t)got > bytes_of(iov, count) ? -EMSGSIZE : got;
@@ -95,7 +110,9 @@ static void on_event(void *ctx, uint32_t events)
 
     if ((events & EPOLLOUT) && t->watch.writable)
         t->watch.writable(t->watch.ctx);
-    if (events & ~(uint32_t)EPOLLOUT)
+    if ((events & EPOLLERR) && !(t->events & EPOLLIN))
+        unwatch(t);
+    else if (events & ~(uint32_t)EPOLLOUT)
         t->watch.readable(t->watch.ctx);
 }
 
@@ -103,9 +120,9 @@ static int tap_watch(struct net *n, const struct net_watch *watch)
 {
     struct tap *t = tap_of(n);
 
-    if (t->watch.loop)
-        loop_remove(t->watch.loop, t->fd);
+    unwatch(t);
     t->watch = *watch;
+    t->events = 0;
     if (watch->loop == NULL)
         return 0;
     int rc = loop_add(watch->loop, t->fd, 0, on_event, t);
@@ -118,9 +135,9 @@ static void tap_listen(struct net *n, bool readable, bool writable)
 {
     struct tap *t = tap_of(n);
 
+    t->events = (readable ? EPOLLIN : 0U) | (writable ? EPOLLOUT : 0U);
     if (t->watch.loop) /* the descriptor is watched: changing what for cannot fail */
-        (void)!loop_change(t->watch.loop, t->fd,
-                           (readable ? EPOLLIN : 0U) | (writable ? EPOLLOUT : 0U));
+        (void)!loop_change(t->watch.loop, t->fd, t->events);
 }
 
 static int tap_set_offloads(struct net *n, unsigned header, unsigned offloads)
@@ -142,8 +159,7 @@ static void tap_destroy(struct net *n)
 {
     struct tap *t = tap_of(n);
 
-    if (t->watch.loop)
-        loop_remove(t->watch.loop, t->fd);
+    unwatch(t);
     fd_close(&t->fd);
     free(t);
 }

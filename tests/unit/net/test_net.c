@@ -2,6 +2,9 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -141,6 +144,50 @@ Test(net, an_end_that_is_gone_says_so_once)
         cr_assert_eq(readable, 0, "a wake-up for nothing, again and again");
         net_destroy(a);
     }
+}
+
+/* --- tap --- */
+
+/* As "ip link delete" does. */
+static void delete_interface(const char *name)
+{
+    struct {
+        struct nlmsghdr header;
+        struct ifinfomsg info;
+    } ask = {
+        .header = {.nlmsg_len = sizeof(ask),
+                   .nlmsg_type = RTM_DELLINK,
+                   .nlmsg_flags = NLM_F_REQUEST},
+        .info = {.ifi_family = AF_UNSPEC, .ifi_index = (int)if_nametoindex(name)},
+    };
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+
+    cr_assert_geq(fd, 0);
+    cr_assert_neq(ask.info.ifi_index, 0);
+    cr_assert_eq(send(fd, &ask, sizeof(ask), 0), (ssize_t)sizeof(ask));
+    cr_assert_eq(if_nametoindex(name), 0); /* the kernel answers in send() */
+    close(fd);
+}
+
+Test(net, an_interface_that_is_deleted_says_so_once)
+{
+    char name[IFNAMSIZ], bytes[64] = {0};
+    const struct iovec iov = {bytes, sizeof(bytes)};
+    struct net *n;
+
+    (void)snprintf(name, sizeof(name), "hvunit%d", (int)getpid() % 100000);
+    if (net_tap_create(name, &n, &err) < 0)
+        cr_skip_test("%s", err.text); /* not root, or no tun here */
+    watch(n);
+    net_listen(n, true, false);
+    delete_interface(name);
+    work();
+    cr_assert_eq(net_receive(n, &iov, 1), -ENOTCONN);
+    cr_assert_eq(net_send(n, &iov, 1), -ENOTCONN);
+    readable = 0;
+    work();
+    cr_assert_eq(readable, 0, "a wake-up for nothing, again and again");
+    net_destroy(n);
 }
 
 /* --- stream --- */
