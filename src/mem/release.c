@@ -20,16 +20,21 @@ uint64_t mem_release_unit(const struct mem_region *r)
     return r->backing == MEM_HUGETLB ? HUGE_PAGE_SIZE : MEM_PAGE_SIZE;
 }
 
-static int give_back(const struct mem_region *r, uint64_t offset, uint64_t len)
+static int punch_hole(int fd, uint64_t offset, uint64_t len)
 {
     int rc;
 
-    if (r->backing == MEM_ANONYMOUS)
-        rc = madvise((uint8_t *)r->host + offset, len, MADV_DONTNEED);
-    else
-        rc =
-            fallocate(r->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len);
+    do
+        rc = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len);
+    while (rc < 0 && errno == EINTR);
     return rc < 0 ? -errno : 0;
+}
+
+static int give_back(const struct mem_region *r, uint64_t offset, uint64_t len)
+{
+    if (r->backing != MEM_ANONYMOUS)
+        return punch_hole(r->fd, offset, len);
+    return madvise((uint8_t *)r->host + offset, len, MADV_DONTNEED) < 0 ? -errno : 0;
 }
 
 /* The whole units of [offset, offset + len), which lies inside the region. */
