@@ -8,7 +8,7 @@
  * Some states may last only so long. One timer serves all: it is set to the first deadline, and
  * when it has come, all connections are looked at.
  */
-#include <stdlib.h>
+#include <assert.h>
 
 #include "hv/base/fd.h"
 #include "virtio/vsock_priv.h"
@@ -158,6 +158,7 @@ void vsock_disown(struct vsock_conn *c, unsigned op)
 
 void vsock_refuse(struct vsock *d, const struct vsock_packet *packet)
 {
+    assert(d->reset_count < VSOCK_RESETS_MAX);
     wake_rx(d);
     d->resets[(d->reset_first + d->reset_count) % VSOCK_RESETS_MAX] = (struct vsock_packet){
         .guest_port = packet->guest_port,

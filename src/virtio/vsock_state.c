@@ -60,18 +60,25 @@ uint32_t vsock_credit(const struct vsock_conn *c)
     return on_its_way < c->guest_alloc ? c->guest_alloc - on_its_way : 0;
 }
 
+static bool has_data(const struct vsock_conn *c)
+{
+    return c->state == VSOCK_OPEN && c->is_readable && !(c->host_shut & SEND) &&
+           !(c->guest_shut & RCV);
+}
+
 void vsock_offer_data(struct vsock_conn *c)
 {
-    vsock_disown(c, VIRTIO_VSOCK_OP_RW);
-    if (c->state != VSOCK_OPEN || !c->is_readable || (c->host_shut & SEND) || (c->guest_shut & RCV))
-        return;
-    if (vsock_credit(c) > 0) {
-        c->has_asked = false;
+    bool wants = has_data(c), may = wants && vsock_credit(c) > 0;
+
+    if (may)
         vsock_owe(c, VIRTIO_VSOCK_OP_RW);
-    } else if (!c->has_asked) {
-        c->has_asked = true;
+    else
+        vsock_disown(c, VIRTIO_VSOCK_OP_RW);
+    if (wants && !may && !c->has_asked)
         vsock_owe(c, VIRTIO_VSOCK_OP_CREDIT_REQUEST);
-    }
+    else if (!wants || may)
+        vsock_disown(c, VIRTIO_VSOCK_OP_CREDIT_REQUEST);
+    c->has_asked = wants && !may;
 }
 
 /* A guest that believes its peer to be full waits; one that is told of every byte has no time for
@@ -241,9 +248,10 @@ void vsock_receive(struct vsock *d, const struct vsock_packet *p, struct vq_chai
 
 void vsock_sent(struct vsock_conn *c, unsigned op)
 {
-    vsock_disown(c, op);
     c->told_forwarded = c->forwarded; /* every packet says so */
     vsock_disown(c, VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+    if (op != VIRTIO_VSOCK_OP_RW) /* whether there is more, vsock_offer_data() says */
+        vsock_disown(c, op);
     if (op == VIRTIO_VSOCK_OP_RST) {
         vsock_over(c);
         return;
