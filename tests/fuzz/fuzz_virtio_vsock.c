@@ -1,6 +1,6 @@
 /*
  * Any driver of the socket device, and any programs on the host: real sockets, in a directory of
- * the process's own. Packets are mostly such as a driver sends that knows its connections: for that
+ * their own. Packets are mostly such as a driver sends that knows its connections: for that
  * the target looks into the device. After each event it checks what the device believes of itself.
  */
 #include <endian.h>
@@ -27,15 +27,10 @@ struct host {
     int programs[PROGRAMS];
 };
 
-static char directory[] = "/tmp/hv-fuzz-XXXXXX";
+static char directory[32]; /* of this input */
 static struct host hosts[2];
 
 /* --- paths --- */
-
-static void remove_directory(void)
-{
-    (void)rmdir(directory);
-}
 
 static struct sockaddr_un address(unsigned which, unsigned port)
 {
@@ -327,14 +322,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         /* Buffers are taken when there is something to put into them. */
         .mutes = 1U << VSOCK_RX | 1U << VSOCK_EVENT,
     };
-    static bool is_ready;
 
-    if (!is_ready) {
-        fuzz_check(mkdtemp(directory) != NULL);
-        fuzz_check(atexit(remove_directory) == 0);
-        make_probe(target.probe[0].out);
-        is_ready = true;
-    }
+    make_probe(target.probe[0].out);
+    strcpy(directory, "/tmp/hv-fuzz-XXXXXX");
+    fuzz_check(mkdtemp(directory) != NULL);
     vfuzz_run(&target, data, size);
+    fuzz_check(rmdir(directory) == 0); /* everybody has taken their sockets away */
     return 0;
 }
