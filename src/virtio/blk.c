@@ -214,7 +214,8 @@ static void begin(struct blk *blk, struct blk_queue *q, struct request *r)
         return;
     }
     bucket_spend(&blk->ops, 1);
-    bucket_spend(&blk->bytes, r->io.size);
+    if (r->io.op == BLOCK_READ || r->io.op == BLOCK_WRITE) /* no other moves its bytes */
+        bucket_spend(&blk->bytes, r->io.size);
     block_submit(q->channel, &r->io);
 }
 

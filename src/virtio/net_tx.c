@@ -59,6 +59,7 @@ static int send_one(struct net_device *d, struct net_pair *p, struct vq_chain *c
     uint64_t frame = chain->out_size;
     if (frame < NET_FRAME_MIN || frame > NET_FRAME_MAX || !is_header_good(d, &header, frame))
         goto drop;
+    header.flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM; /* the others are for devices to set */
     header.num_buffers = 0;
     iov[0] = (struct iovec){&header, sizeof(header)};
     ssize_t sent = d->has_header ? net_send(p->net, iov, chain->out_count + 1)

@@ -397,6 +397,24 @@ Test(hostile, a_range_that_ends_one_sector_too_late_is_an_error)
     }
 }
 
+/* Else a driver that trims its disk would wait for hours. */
+Test(hostile, a_discard_costs_an_operation_and_no_bytes)
+{
+    const struct virtio_blk_discard_write_zeroes range = {.num_sectors = 1024};
+    const struct ring_buf bufs[] = {{HEADER, 16, false}, {DATA, 16, false}, {STATUS, 1, true}};
+    struct vring_used_elem used;
+
+    start_disk();
+    virtio_blk_limit(rig.v, 0, 1000);
+    cr_assert_eq(mem_write(&rig.mem, DATA, &range, sizeof(range)), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        write_header(i ? VIRTIO_BLK_T_WRITE_ZEROES : VIRTIO_BLK_T_DISCARD, 0);
+        cr_assert(ask(bufs, 3, &used));
+        cr_assert_eq(byte_at(STATUS), VIRTIO_BLK_S_OK);
+    }
+    assert_served();
+}
+
 /* --- nets --- */
 
 static struct net *near_end, *far_end;
@@ -465,6 +483,28 @@ Test(hostile, a_frame_over_a_hole_is_never_sent)
     virtio_rig_kick(&rig, 1);
     cr_assert(is_broken());
     cr_assert_eq(net_receive(far_end, &iov, 1), -EAGAIN);
+    end_net();
+}
+
+/* VIRTIO 1.2 §5.1.6.2: those that vouch for a checksum, or tell of segments put together. */
+Test(hostile, flags_that_devices_set_are_not_passed_on)
+{
+    const struct virtio_net_hdr_v1 header = {
+        .flags = VIRTIO_NET_HDR_F_DATA_VALID | VIRTIO_NET_HDR_F_RSC_INFO | 0xf8, .num_buffers = 3};
+    const struct ring_buf bufs[] = {{DATA, 12, false}, {DATA + 12, 60, false}};
+    struct {
+        struct virtio_net_hdr_v1 header;
+        uint8_t bytes[100];
+    } frame;
+    const struct iovec iov = {&frame, sizeof(frame)};
+
+    start_net();
+    cr_assert_eq(mem_write(&rig.mem, DATA, &header, sizeof(header)), 0);
+    ring_send(&rig.rings[1], bufs, 2);
+    virtio_rig_kick(&rig, 1);
+    cr_assert_eq(net_receive(far_end, &iov, 1), 72);
+    cr_assert_eq(frame.header.flags, 0);
+    cr_assert_eq(frame.header.num_buffers, 0);
     end_net();
 }
 
