@@ -93,21 +93,28 @@ static void on_retry(void *ctx)
 {
     struct stream *s = ctx;
 
-    if (s->fd < 0 && dial(s) < 0)
+    if (s->listener >= 0)
+        (void)!loop_change(s->watch.loop, s->listener, EPOLLIN); /* it is watched: cannot fail */
+    else if (s->fd < 0 && dial(s) < 0)
         timer_set(&s->retry, RETRY_NS);
 }
 
-/* One peer at a time: another one is told so by being closed. */
+/* One peer at a time: another one is told so by being closed. Who cannot be let in, for want of a
+ * descriptor, would have epoll say so again and again: later. */
 static void on_caller(void *ctx, uint32_t events)
 {
     struct stream *s = ctx;
     int fd = accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
     (void)events;
-    if (fd >= 0 && s->fd < 0)
+    if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+        (void)!loop_change(s->watch.loop, s->listener, 0); /* likewise */
+        timer_set(&s->retry, RETRY_NS);
+    } else if (fd >= 0 && s->fd < 0) {
         take_peer(s, fd);
-    else
+    } else {
         fd_close(&fd);
+    }
 }
 
 /* --- sending --- */

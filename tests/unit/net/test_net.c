@@ -6,9 +6,11 @@
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "hv/base/fd.h"
@@ -350,6 +352,38 @@ Test(net, a_second_peer_is_turned_away)
     cr_assert_eq(read(second, &byte, 1), 0);
     close(second);
     cr_assert_eq(send_text(listening, "first"), 5);
+    part();
+}
+
+/* PITFALLS "Inputs a monitor must survive", 14. */
+Test(net, a_caller_whom_no_descriptor_is_left_for_is_let_in_later)
+{
+    const char *path = tmp_path(&tmp, "wire");
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    struct rlimit limit, none;
+    struct timespec before, after;
+    uint32_t wire = htobe32(14);
+
+    cr_assert_eq(net_stream_create(path, true, &listening, &err), 0, "%s", err.text);
+    watch(listening);
+    net_listen(listening, true, false);
+    strncpy(addr.sun_path, path, sizeof(addr.sun_path) - 1);
+    peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    none = (struct rlimit){.rlim_cur = 0, .rlim_max = limit.rlim_max};
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+    cr_assert_eq(connect(peer, (struct sockaddr *)&addr, sizeof(addr)), 0);
+    work();
+    cr_assert_eq(clock_gettime(CLOCK_MONOTONIC, &before), 0);
+    cr_assert_eq(loop_run_once(loop, -1), 0); /* nothing but the next attempt */
+    cr_assert_eq(clock_gettime(CLOCK_MONOTONIC, &after), 0);
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    cr_assert_gt(after.tv_sec * 1000 + after.tv_nsec / 1000000,
+                 before.tv_sec * 1000 + before.tv_nsec / 1000000 + 100, "it ran in circles");
+    cr_assert_eq(write(peer, &wire, 4), 4);
+    cr_assert_eq(write(peer, "fourteen bytes", 14), 14);
+    while (readable == 0)
+        cr_assert_eq(loop_run_once(loop, -1), 0);
     part();
 }
 
