@@ -118,6 +118,8 @@ static void on_complete(void *ctx, uint32_t events)
         req->done(req, result_of(raw_of(&u->channel), req, res));
         any = true;
     }
+    if (io_uring_sq_ready(&u->ring) > 0) /* the kernel had no room for them; now it may */
+        uring_commit(&u->channel);
     if (any && u->channel.cfg.batch_end)
         u->channel.cfg.batch_end(u->channel.cfg.ctx);
 }
