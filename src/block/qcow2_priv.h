@@ -324,8 +324,6 @@ void qcow2_refcount_set(uint8_t *block, unsigned order, uint64_t index, uint64_t
 int qcow2_refcount(struct qcow2_image *img, uint64_t cluster, uint64_t *count) HV_MUST_CHECK;
 /* Takes a free cluster; *fresh (may be NULL): it is new in the file, and zero. -ENOSPC, -EIO. */
 int qcow2_alloc(struct qcow2_image *img, uint64_t *host, bool *fresh) HV_MUST_CHECK;
-/* The same for `count` clusters in a row, at the end of the file. */
-int qcow2_alloc_row(struct qcow2_image *img, uint64_t count, uint64_t *host) HV_MUST_CHECK;
 /* Gives one back that no table has named yet. */
 void qcow2_unalloc(struct qcow2_image *img, uint64_t host);
 /* A reference to this cluster is gone from the tables in memory. It counts until these have
@@ -339,6 +337,10 @@ int qcow2_refcount_settle(struct qcow2_image *img) HV_MUST_CHECK;
 
 /* Makes the refcount table about twice as large. -ENOSPC: it is as large as it may be. */
 int qcow2_reftable_enlarge(struct qcow2_image *img) HV_MUST_CHECK;
+/* Takes `count` free clusters in a row, behind the end of the file. -ENOSPC, -EIO. */
+int qcow2_alloc_row(struct qcow2_image *img, uint64_t count, uint64_t *host) HV_MUST_CHECK;
+/* Writes one entry of the refcount table, whose block is in the file by now. */
+int qcow2_reftable_write(struct qcow2_image *img, uint64_t number) HV_MUST_CHECK;
 
 /* --- qcow2_commit.c --- */
 

@@ -245,8 +245,7 @@ int qcow2_refcount(struct qcow2_image *img, uint64_t cluster, uint64_t *count)
     return 0;
 }
 
-/* Its block is in the file by now. */
-static int write_table_entry(struct qcow2_image *img, uint64_t number)
+int qcow2_reftable_write(struct qcow2_image *img, uint64_t number)
 {
     uint64_t entry = htobe64(img->reftable[number]);
 
@@ -276,7 +275,7 @@ static int make_block(struct qcow2_image *img, uint64_t number)
         rc = qcow2_io_sync(img);
     if (rc == 0) {
         img->reftable[number] = offset;
-        rc = write_table_entry(img, number);
+        rc = qcow2_reftable_write(img, number);
     }
     if (rc < 0) {
         img->reftable[number] = 0;
@@ -360,46 +359,6 @@ int qcow2_alloc(struct qcow2_image *img, uint64_t *host, bool *fresh)
         *fresh = is_new;
     *host = offset;
     return 0;
-}
-
-/* True if `count` clusters from `first` on are free, counting what is not counted as free. */
-static int is_row_free(struct qcow2_image *img, uint64_t first, uint64_t count, uint64_t *taken)
-{
-    for (uint64_t i = 0; i < count; i++) {
-        struct qcow2_slot *block;
-        uint64_t n;
-        int rc = own_block(img, first + i, &block);
-        if (rc == 0)
-            rc = qcow2_refcount(img, first + i, &n);
-        if (rc < 0)
-            return rc;
-        if (n != 0 || qcow2_set_has(&img->tables, first + i)) {
-            *taken = first + i;
-            return 0;
-        }
-    }
-    return 1;
-}
-
-int qcow2_alloc_row(struct qcow2_image *img, uint64_t count, uint64_t *host)
-{
-    uint64_t first = qcow2_clusters(img->file_end, img->h.cluster_bits), taken = 0;
-    int rc;
-
-    /* Making blocks takes clusters of the row itself, so it may take a second look. */
-    while ((rc = is_row_free(img, first, count, &taken)) == 0)
-        first = taken + 1;
-    if (rc < 0)
-        return rc;
-    for (uint64_t i = 0; i < count; i++) {
-        struct qcow2_slot *block;
-        rc = find_block(img, first + i, &block);
-        if (rc < 0)
-            return rc; /* what was counted so far is lost, which does no damage */
-        set_count(img, block, (first + i) % qcow2_refcount_entries(img), 1);
-    }
-    *host = first << img->h.cluster_bits;
-    return qcow2_io_grow(img, (first + count) << img->h.cluster_bits);
 }
 
 void qcow2_unalloc(struct qcow2_image *img, uint64_t host)

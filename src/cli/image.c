@@ -235,8 +235,9 @@ int image_open(const char *path, enum image_format format, bool read_only, bool 
     const struct block_qcow2_config qcow2 = {
         .path = path, .read_only = read_only, .backing = backing};
 
-    return format == IMAGE_QCOW2 ? block_qcow2_create(&qcow2, out, err)
-                                 : block_raw_create(&raw, out, err);
+    int rc = format == IMAGE_QCOW2 ? block_qcow2_create(&qcow2, out, err)
+                                   : block_raw_create(&raw, out, err);
+    return rc == -EINVAL ? -EBADMSG : rc; /* it is the file that is wrong, not what was typed */
 }
 
 static int parse_disk_size(const char *text, uint64_t *out, struct error *err)
