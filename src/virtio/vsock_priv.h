@@ -33,7 +33,7 @@
 #define VSOCK_PIECES 64                       /* of a chain */
 #define VSOCK_BUCKETS 64                      /* of connections by name */
 #define VSOCK_RESETS_MAX 256                  /* RST packets for what is no connection */
-#define VSOCK_BUDGET 256                      /* packets in one go: others use this thread, too */
+#define VSOCK_BUDGET 64                       /* packets in one go: others use this thread, too */
 #define VSOCK_SHUT_BOTH (VIRTIO_VSOCK_SHUTDOWN_RCV | VIRTIO_VSOCK_SHUTDOWN_SEND)
 #define VSOCK_PORT_FIRST UINT32_C(0x40000000) /* of the host's ports that we choose … */
 #define VSOCK_PORT_LAST UINT32_C(0x7fffffff)  /* … and the last one */
