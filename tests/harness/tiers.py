@@ -333,7 +333,8 @@ def intel(options):
         yield unittest_file(path, LABVM_LIMIT, "Intel", env=env)
     options.note("back end: the lab machine, VT-x (Bochs)")
     machine = ["tests/labvm/labvm", "run", "--cpu", "intel", "--timeout", str(INTEL_LIMIT)]
-    for path in ("build/release/hv", "build/guest", "build/cache/cloud/vmlinuz", "build/cache/initramfs-cloud.cpio"):
+    for path in ("build/release/hv", "build/guest", "build/cache/cloud/vmlinuz", "build/cache/initramfs-cloud.cpio",
+                 "/sbin/mke2fs"):
         machine += ["--with", path]
     flags = ["--needs", "full", "--tag", "intel"]
     env = {"HV_TEST_LIMIT": "600"}  # of a test's patience: everything is some ten times as slow

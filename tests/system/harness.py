@@ -93,9 +93,11 @@ class Result:
 class Terminal:
     """A program, hv as a rule, on a pseudo-terminal of its own, as a person sees it."""
 
-    def __init__(self, case, args, stdout_only=False):
+    def __init__(self, case, args, size=None):
         self.case, self.args, self.seen, self.pos = case, args, "", 0
         self.master, self.slave = pty.openpty()
+        if size:
+            termios.tcsetwinsize(self.slave, size)
         self.cooked = termios.tcgetattr(self.slave)
         self.run = subprocess.Popen(args, stdin=self.slave, stdout=self.slave, stderr=self.slave,
                                     start_new_session=True, preexec_fn=self._own)
@@ -135,6 +137,9 @@ class Terminal:
 
     def type(self, text):
         os.write(self.master, text.encode())
+
+    def resize(self, rows, columns):
+        termios.tcsetwinsize(self.master, (rows, columns))
 
     def modes(self):
         return termios.tcgetattr(self.slave)

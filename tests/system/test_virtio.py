@@ -3,10 +3,12 @@
 import hashlib
 import http.server
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 
 import harness
 
@@ -18,7 +20,10 @@ TRANSPORTS = {"pci": "virtio_pci", "mmio": "virtio_mmio"}
 
 class Virtio(harness.Case):
     needs = "full"
-    tags = ("intel",)
+
+    def setUp(self):
+        super().setUp()
+        self.extra = {}  # programs for the guest, by their names in its root
 
     def initrd(self, script, kernel="cloud"):
         """The path of an initial RAM disk that runs SCRIPT."""
@@ -28,6 +33,8 @@ class Virtio(harness.Case):
                 out.write(base.read())
             extra = newc.Archive()
             extra.file("script", f"{script}\n".encode())
+            for name, data in self.extra.items():
+                extra.file(name, data, 0o755)
             extra.write(out)
         return path
 
@@ -47,6 +54,27 @@ class Virtio(harness.Case):
         if fill == "ext4":
             subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F", path], check=True)
         return path
+
+
+class OneBoot(Virtio):
+    """All kinds of devices at once, for where a boot takes minutes."""
+
+    tags = ("intel",)
+
+    def test_each_does_something(self):
+        for transport in TRANSPORTS:
+            with self.subTest(transport=transport):
+                path, port = self.disk(fill="ext4"), self.scratch("port")
+                r = self.boot("""
+modprobe virtio_blk; modprobe virtio-rng; modprobe virtio_console; modprobe virtio_net; modprobe crc32c_generic; modprobe ext4
+mkdir /m && mount -t ext4 /dev/vda /m && head -c 100000 /dev/hwrng >/m/noise && sync && echo 3 >/proc/sys/vm/drop_caches
+wc -c </m/noise; umount /m; cat /sys/class/net/eth0/address; echo through-the-port >/dev/vport*p1""",
+                              "--rng", "--disk", path, "--net", "none,mac=02:00:00:00:00:07", "--console", "none",
+                              "--console", f"file:{port},name=x", "--cpus", "1", transport=transport)
+                self.assertRegex(r.out, r"(?m)^100000\s*$")
+                self.assertIn("02:00:00:00:00:07", r.out)
+                with open(port, encoding="ascii") as file:
+                    self.assertEqual(file.read(), "through-the-port\n")
 
 
 class Rng(Virtio):
@@ -111,6 +139,130 @@ sync; umount /m && echo done-with-it"""
         self.assertEqual(t.wait(), 0)
 
 
+class Qcow2(Virtio):
+    def qemu_img(self, *words):
+        return subprocess.run(["qemu-img", *words], check=True, capture_output=True, text=True).stdout
+
+    def test_ext4_on_qcow2_and_qemu_agrees(self):
+        """Linux makes files on an image; qemu-img finds it sound, and the same files in it."""
+        raw, image = self.disk(size=64 << 20, fill="ext4"), self.scratch("disk.qcow2")
+        self.qemu_img("convert", "-O", "qcow2", raw, image)
+        r = self.boot("""
+modprobe virtio_blk; modprobe crc32c_generic; modprobe ext4; mkdir /m; mount -t ext4 -o discard /dev/vda /m
+for i in 1 2 3 4 5 6 7 8; do head -c 2000000 /dev/urandom >/m/$i; done; sync; rm /m/2 /m/5; sync; md5sum /m/7; umount /m; echo finished""",
+                      "--disk", image)
+        self.assertIn("finished", r.out, str(r))
+        self.qemu_img("check", image)
+        self.qemu_img("convert", "-O", "raw", image, raw)
+        subprocess.run(["e2fsck", "-fn", raw], check=True, capture_output=True)
+        out = self.scratch("7")
+        subprocess.run(["debugfs", "-R", f"dump /7 {out}", raw], check=True, capture_output=True)
+        with open(out, "rb") as file:
+            self.assertIn(hashlib.md5(file.read()).hexdigest(), r.out)
+
+    def test_what_looks_like_qcow2_is_not_taken_for_raw(self):
+        image = self.scratch("disk.img")
+        self.qemu_img("create", "-f", "qcow2", image, "1M")
+        r = self.boot("", "--disk", image, status=4)
+        self.assertIn("format=qcow2", r.err)
+
+    def test_a_backing_file_wants_permission(self):
+        base, image = self.disk(size=1 << 20, name="base.img"), self.scratch("over.qcow2")
+        with open(base, "r+b") as file:
+            file.write(b"from below")
+        self.qemu_img("create", "-f", "qcow2", "-b", base, "-F", "raw", image)
+        r = self.boot("", "--disk", image, status=4)
+        self.assertIn(base, r.err)
+        self.assertIn("backing", r.err)
+        r = self.boot("modprobe virtio_blk; head -c 10 /dev/vda; echo; echo above | dd of=/dev/vda conv=fsync; head -c 5 /dev/vda",
+                      "--disk", f"{image},backing=on")
+        self.assertIn("from below", r.out)
+        self.assertIn("above", r.out)
+        with open(base, "rb") as file:
+            self.assertEqual(file.read(10), b"from below")
+
+
+class Others(Virtio):
+    def test_console_is_a_terminal_with_a_size(self):
+        arguments = self.arguments("modprobe virtio_console; until [ -e /dev/hvc0 ]; do sleep 1; done; "
+                                   "setsid sh -i </dev/hvc0 >/dev/hvc0 2>&1", "--console", "stdio")
+        t = self.terminal(*arguments, size=(33, 111))
+        t.expect("guest:")
+        t.type("echo $((6 * 7)) $(stty size)\r")
+        t.expect("42 33 111")
+        t.resize(44, 122)
+        t.type("sleep 1; stty size\r")
+        t.expect("44 122")
+        t.type("\x01x")
+        self.assertEqual(t.wait(), 0)
+
+    def test_a_named_port_is_a_stream(self):
+        out = self.scratch("port")
+        r = self.boot("""modprobe virtio_console
+until grep -l org.hvlab.test /sys/class/virtio-ports/*/name; do sleep 1; done
+port=$(grep -l org.hvlab.test /sys/class/virtio-ports/*/name); port=${port%/name}
+echo through-the-port >/dev/${port##*/}""", "--console", "none", "--console", f"file:{out},name=org.hvlab.test")
+        self.assertIn("vport0p1", r.out, str(r))
+        with open(out, encoding="ascii") as file:
+            self.assertEqual(file.read(), "through-the-port\n")
+
+    def test_balloon_takes_memory(self):
+        r = self.boot("""free -m; modprobe virtio_balloon
+until [ $(awk '/^MemFree/ {print $2}' /proc/meminfo) -lt 280000 ]; do sleep 1; done
+free -m""", "--memory", "512M", "--balloon", "200M")
+        before, after = (int(n) for n in re.findall(r"Mem: +\d+ +\d+ +(\d+)", r.out))
+        self.assertGreater(before - after, 150, str(r))
+
+    def test_vsock_both_ways(self):
+        program, path = self.scratch("vsock_guest"), self.scratch("vsock")
+        source = os.path.join(harness.ROOT, "tests/system/vsock_guest.c")
+        subprocess.run(["gcc", "-static", "-O1", "-o", program, source], check=True)
+        with open(program, "rb") as file:
+            self.extra["vsock_guest"] = file.read()
+        data = bytes(range(97, 123)) * 20000  # more than any buffer on the way holds
+        for transport in TRANSPORTS:
+            with self.subTest(transport=transport), socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(path + "_6000")
+                self.addCleanup(lambda: os.path.exists(path + "_6000") and os.unlink(path + "_6000"))
+                listener.listen()
+                listener.settimeout(harness.LIMIT)
+                t = self.terminal(*self.arguments("modprobe vmw_vsock_virtio_transport; /vsock_guest", "--vsock", f"{path},cid=42", transport=transport))
+                peer, _ = listener.accept()
+                self.assertEqual(peer.makefile().readline(), "hello from the guest\n")
+                peer.close()
+                self.assertEqual(self.talk(path, data), data.upper())
+                t.expect("echoed")
+                self.assertEqual(t.wait(), 0)
+                self.assertFalse(os.path.exists(path), "hv leaves no socket behind")
+                os.unlink(path + "_6000")
+
+    def talk(self, path, data):
+        """What comes back for DATA from port 5000."""
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(harness.LIMIT)
+            peer.connect(path)
+            peer.sendall(b"CONNECT 5000\n")
+            stream = peer.makefile("rb")
+            self.assertRegex(stream.readline(), rb"OK \d+\n")
+            sender = threading.Thread(target=lambda: (peer.sendall(data), peer.shutdown(socket.SHUT_WR)))
+            sender.start()
+            back = stream.read()
+            sender.join()
+            return back
+
+    def test_vsock_nobody_listens(self):
+        path = self.scratch("vsock")
+        t = self.terminal(*self.arguments("modprobe vmw_vsock_virtio_transport; echo loaded; sleep 1000", "--vsock", path))
+        t.expect("loaded")
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(30)
+            peer.connect(path)
+            peer.sendall(b"CONNECT 5000\n")
+            self.assertEqual(peer.recv(100), b"")
+        t.type("\x01x")
+        self.assertEqual(t.wait(), 0)
+
+
 class Net(Virtio):
     UP = "modprobe virtio_net; ifconfig lo 127.0.0.1; "
 
@@ -161,13 +313,13 @@ class Net(Virtio):
             forwarded = probe.getsockname()[1]
         t = self.terminal(*self.arguments(
             self.UP + "ifconfig eth0 192.0.2.2 netmask 255.255.255.0 up; route add default gw 192.0.2.1; "
-            f"wget -q -O - http://192.0.2.1:{port}/; (echo from-the-guest | nc -l -p 7777) & sleep 1; echo listening; wait; echo served",
+            f"wget -q -O - http://192.0.2.1:{port}/; echo from-the-guest >/page; httpd -p 7777 -h /; echo listening; sleep 1000",
             "--net", f"user,forward={forwarded}:7777"))
         t.expect("from the host")
         t.expect("listening")
-        with socket.create_connection(("127.0.0.1", forwarded), timeout=30) as peer:
-            self.assertEqual(peer.makefile().readline(), "from-the-guest\n")
-        t.expect("served")
+        with urllib.request.urlopen(f"http://127.0.0.1:{forwarded}/page", timeout=harness.LIMIT) as page:
+            self.assertEqual(page.read(), b"from-the-guest\n")
+        t.type("\x01x")
         self.assertEqual(t.wait(), 0)
 
     def test_two_of_ours_and_qemu_over_stream_sockets(self):
