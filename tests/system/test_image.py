@@ -72,10 +72,10 @@ class ImageCase(harness.Case):
         self.qemu("check", "-f", "qcow2", path)
         self.hv("image", "check", "--format", "qcow2", path)
 
-    def drive(self, path, seed, ops=400):
+    def drive(self, path, seed, ops=400, *how):
         """Random requests; then QEMU and the driver's model agree about every byte."""
         model = self.file("model.raw")
-        self.call(DRIVER, "random", path, str(seed), str(ops), model)
+        self.call(DRIVER, "random", path, str(seed), str(ops), model, *how)
         self.is_clean(path)
         self.qemu("compare", "-f", "qcow2", "-F", "raw", path, model)
 
@@ -101,6 +101,23 @@ class Requests(ImageCase):
             with self.subTest(kind=kind):
                 self.create(path, "6M", **kind)
                 self.drive(path, seed)
+
+    def test_threads_and_past_the_page_cache(self):
+        base, path = self.file("base.raw"), self.file("x.qcow2")
+        patterned(base, 5 * MIB + 512)
+        for seed, size in enumerate(("4k", "64k", "2M")):
+            for how in ("threads", "direct"):
+                self.create(path, "6M", "-b", base, "-F", "raw", cluster_size=size)
+                if how == "direct" and not self.knows_direct():
+                    continue
+                self.drive(path, seed, 300, how)
+
+    def knows_direct(self):
+        try:
+            os.close(os.open(self.file("x.qcow2"), os.O_RDONLY | os.O_DIRECT))
+        except OSError:
+            return False
+        return True
 
     def test_backing_files(self):
         base, middle, path = self.file("base.raw"), self.file("middle.qcow2"), self.file("x.qcow2")

@@ -2,7 +2,7 @@
  * Drives a qcow2 image with random requests. tests/system/test_image.py runs this, and compares
  * what it leaves with what QEMU's tools say.
  *
- *   drive_qcow2 random IMAGE SEED OPS MODEL
+ *   drive_qcow2 random IMAGE SEED OPS MODEL [threads|direct]
  *       Requests of all kinds, several at once. Every read is compared with a model in memory,
  *       which at the end is written to the file MODEL.
  *   drive_qcow2 kill IMAGE SEED MICROSECONDS
@@ -44,12 +44,18 @@ struct drive {
     struct loop *loop;
     struct block *block;
     struct block_channel *channel;
-    uint64_t sectors;
+    uint64_t sectors, step; /* step: sectors in the smallest request */
 };
+
+static bool no_uring, direct;
 
 static void drive_open(struct drive *d, const char *path, bool read_only)
 {
-    const struct block_qcow2_config cfg = {.path = path, .read_only = read_only, .backing = true};
+    const struct block_qcow2_config cfg = {.path = path,
+                                           .read_only = read_only,
+                                           .direct = direct,
+                                           .no_uring = no_uring,
+                                           .backing = true};
     struct error err = {0};
     int rc;
 
@@ -67,6 +73,7 @@ static void drive_open(struct drive *d, const char *path, bool read_only)
     const struct block_channel_config channel = {.loop = d->loop};
     CHECK(block_open(d->block, &channel, &d->channel) == 0);
     d->sectors = atomic_load(&d->block->size) / BLOCK_SECTOR;
+    d->step = d->block->logical_size / BLOCK_SECTOR;
 }
 
 static void drive_close(struct drive *d)
@@ -112,7 +119,7 @@ static void stamp(uint8_t *sector, uint64_t at, uint64_t number)
 }
 
 /* Chooses the next request from the random numbers, which alone decide about it. */
-static void choose(struct op *op, uint64_t number, uint64_t sectors)
+static void choose(struct op *op, uint64_t number, const struct drive *d)
 {
     static const enum block_op kinds[16] = {
         BLOCK_WRITE, BLOCK_WRITE, BLOCK_WRITE,   BLOCK_WRITE,   BLOCK_WRITE, BLOCK_WRITE,
@@ -121,12 +128,12 @@ static void choose(struct op *op, uint64_t number, uint64_t sectors)
     };
     uint64_t most = next_random() % 4 ? 16 : SECTORS_MAX;
 
-    if (most > sectors)
-        most = sectors;
+    if (most > d->sectors)
+        most = d->sectors;
     op->number = number;
     op->req = (struct block_req){.op = kinds[next_random() % 16], .done = on_done};
-    op->count = 1 + next_random() % most;
-    op->sector = next_random() % (sectors - op->count + 1);
+    op->count = d->step * (1 + next_random() % (most / d->step));
+    op->sector = next_random() % ((d->sectors - op->count) / d->step + 1) * d->step;
     op->req.may_unmap = next_random() & 1;
     uint64_t cut = next_random() % (op->count + 1) * BLOCK_SECTOR;
     if (op->req.op == BLOCK_FLUSH) {
@@ -205,7 +212,7 @@ static void drive_random(const char *path, uint64_t count, const char *model_pat
     for (uint64_t done = 0; done < count;) {
         unsigned batch = 1 + (unsigned)(next_random() % AT_ONCE), n = 0;
         for (; n < batch; n++) {
-            choose(&ops[n], ++done, d.sectors);
+            choose(&ops[n], ++done, &d);
             ops[n].busy = false;
             if (overlaps(&ops[n]))
                 break;
@@ -236,7 +243,7 @@ static void write_until_killed(const char *path, struct progress *p)
     drive_open(&d, path, false);
     for (uint64_t number = 1;; number++) {
         struct op *op = &ops[0];
-        choose(op, number, d.sectors);
+        choose(op, number, &d);
         if (op->req.op == BLOCK_READ)
             continue;
         atomic_store(&p->submitted, number);
@@ -285,7 +292,7 @@ static void check_survivors(const char *path, uint64_t seed, const struct progre
     random_state = seed;
     for (uint64_t number = 1; number <= p->submitted; number++) {
         struct op *op = &ops[0];
-        choose(op, number, d.sectors);
+        choose(op, number, &d);
         uint64_t author = op->req.op == BLOCK_WRITE  ? number
                           : op->req.op == BLOCK_ZERO ? 0
                                                      : ANYTHING;
@@ -344,6 +351,8 @@ int main(int argc, char **argv)
     }
     uint64_t seed = strtoull(argv[3], NULL, 0) * 2 + 1, number = strtoull(argv[4], NULL, 0);
     random_state = seed;
+    no_uring = argc > 6 && strcmp(argv[6], "threads") == 0;
+    direct = argc > 6 && strcmp(argv[6], "direct") == 0;
     if (strcmp(argv[1], "kill") == 0)
         drive_kill(argv[2], seed, number);
     else

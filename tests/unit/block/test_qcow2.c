@@ -983,6 +983,26 @@ Test(qcow2, a_disk_grows_and_shrinks)
     cr_assert_eq(block_qcow2_resize(path, 1ULL << 40, false, false, &err), -EFBIG);
 }
 
+/* Of more clusters in a row than one refcount block counts. */
+Test(qcow2, a_disk_grows_to_a_large_l1_table)
+{
+    struct block_rig rig;
+    struct error err;
+
+    make(path, MIB, &(struct block_qcow2_options){.cluster_size = 512, .refcount_bits = 64});
+    start(&rig);
+    writes(&rig, 0, MIB);
+    block_rig_fini(&rig);
+    cr_assert_eq(block_qcow2_resize(path, 16 * GIB, false, false, &err), 0, "%s", err.text);
+    is_clean(path);
+    start(&rig);
+    reads(&rig, 0, a, MIB);
+    cr_assert_eq(block_rig_do(&rig, BLOCK_WRITE, 16 * GIB - MIB, a, MIB), 0);
+    reads(&rig, 16 * GIB - MIB, a, MIB);
+    block_rig_fini(&rig);
+    is_clean(path);
+}
+
 Test(qcow2, what_a_larger_disk_gains_is_zero)
 {
     struct block_rig rig;
