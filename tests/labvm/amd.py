@@ -22,6 +22,7 @@ from images import newc, parts
 
 NAME = "amd"
 BOOT_LIMIT = 120  # seconds; 6 on an idle machine, but a test host is not always idle
+SILENCE_LIMIT = 60  # seconds; a sign of life is due every 5
 ESCAPE = b"\x1d"  # Ctrl-]
 
 # What the labs want from a host kernel and nothing loads on demand; absent names are skipped.
@@ -85,7 +86,7 @@ class Machine:
         supervisor.attach_input(0, stdin.sendall, lambda: stdin.shutdown(socket.SHUT_WR))
         supervisor.attach_output(self._reader("stdout"), 1)
         supervisor.attach_output(self._reader("stderr"), 2)
-        return supervisor.wait(BOOT_LIMIT)
+        return supervisor.wait(BOOT_LIMIT, SILENCE_LIMIT)
 
     def stop(self):
         self.process.kill()
@@ -101,7 +102,7 @@ class Machine:
         try:
             tty.setraw(0)
             threading.Thread(target=self._type, args=(line,), daemon=True).start()
-            return supervisor.wait(BOOT_LIMIT)
+            return supervisor.wait(BOOT_LIMIT, SILENCE_LIMIT)
         finally:
             termios.tcsetattr(0, termios.TCSADRAIN, saved)
 

@@ -6,7 +6,10 @@ This module moves the bytes, watches the clock and the console, and decides how 
 
     the command's own status    it ran to its end
     124                         the time limit passed; the machine was killed from outside
-    125                         the machine failed: no boot, panic, lock-up, or death in mid-run
+    125                         the machine failed: no boot, panic, lock-up, silence, or death in mid-run
+
+A kernel that spins with interrupts off says nothing on its console. So the machine gives a sign of life
+on the status stream every few seconds (see pid1), and silence there is a verdict too.
 
 Each stream has a thread of its own, so that a reader who does not read our output holds up nothing
 but that output: the time limit is kept by the main thread, which only waits for events.
@@ -30,6 +33,8 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 CONSOLE_TAIL = 40  # lines shown when the machine fails
 FATAL = re.compile(rb"Kernel panic|BUG: soft lockup|labvm-init: cannot")
 LAST_WORDS = 3.0  # seconds a dying kernel gets to finish its message
+# We may have slept ourselves (Ctrl-Z, a suspended laptop): one wait in vain shows nothing, several in a row do.
+SILENT_WAITS = 3
 
 
 def die_with_parent():
@@ -90,6 +95,7 @@ class Supervisor:
         self._console = collections.deque(maxlen=CONSOLE_TAIL)
         self._outputs_open = 0
         self._started_at = None
+        self._silence = None
 
     # --- streams: READ is a function that returns the next bytes, b"" at the end ---------------
 
@@ -164,16 +170,19 @@ class Supervisor:
 
     # --- the verdict ---------------------------------------------------------------------------
 
-    def wait(self, boot_limit):
-        """Waits for the end and returns the exit status to give. Does not stop the machine."""
+    def wait(self, boot_limit, silence=None):
+        """Waits for the end and returns the exit status to give. Does not stop the machine. SILENCE is how
+        many seconds a started machine may go without a sign of life; None if it gives none."""
+        self._silence = silence
         deadline = time.monotonic() + self._request.timeout
         boot_deadline = time.monotonic() + boot_limit
         while True:
             limit = deadline if self._started_at else min(deadline, boot_deadline)
-            try:
-                event, value = self._events.get(timeout=max(0, limit - time.monotonic()))
-            except queue.Empty:
+            event, value = self._next_event(limit)
+            if event == "time":
                 return self._out_of_time(deadline)
+            if event == "silence":
+                return self._hung()
             if event == "started":
                 self._started_at = time.monotonic()
             elif event == "output-end":
@@ -194,10 +203,11 @@ class Supervisor:
     def _drain(self, status, deadline):
         """The command has ended; what it wrote may still be on its way to a slow reader."""
         while self._outputs_open > 0:
-            try:
-                event, _ = self._events.get(timeout=max(0, deadline - time.monotonic()))
-            except queue.Empty:
+            event, _ = self._next_event(deadline)
+            if event == "time":
                 return self._out_of_time(deadline)
+            if event == "silence":
+                return self._hung()
             if event == "output-end":
                 self._outputs_open -= 1
             elif event == "broken-pipe":
@@ -205,6 +215,22 @@ class Supervisor:
             elif event == "gone":
                 return self._failed("the machine ended before all output arrived")
         return status
+
+    def _next_event(self, limit):
+        """The next event; "time" when LIMIT has come first, "silence" when the machine seems dead."""
+        for _ in range(SILENT_WAITS):
+            wait = max(0, limit - time.monotonic())
+            if self._silence and self._started_at:
+                wait = min(wait, self._silence / SILENT_WAITS)
+            try:
+                return self._events.get(timeout=wait)
+            except queue.Empty:
+                if time.monotonic() >= limit:
+                    return "time", None
+        return "silence", None
+
+    def _hung(self):
+        return self._failed(f"the lab machine hung: no sign of life for {self._silence:g} s")
 
     def _out_of_time(self, deadline):
         if not self._started_at and time.monotonic() < deadline:

@@ -3,15 +3,25 @@
 A boot costs seconds, so what can share one does. LABVM_TEST_INTEL=1 adds the Bochs variant, minutes.
 """
 
+import contextlib
+import io
 import os
 import pwd
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
+import types
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+
+import run  # noqa: E402  (found by the path above)
+
 LABVM = os.path.join(HERE, "labvm")
 ROOT = os.path.dirname(os.path.dirname(HERE))
 
@@ -63,6 +73,55 @@ class Streams(unittest.TestCase):
             self.assertEqual(process.stdout.read(2), b"y\n")
             process.stdout.close()
             self.assertEqual(process.wait(timeout=30), 128 + signal.SIGPIPE)
+
+
+class SignsOfLife(unittest.TestCase):
+    """The supervisor alone, with this test in the machine's place."""
+
+    def setUp(self):
+        self.machine, ours = socket.socketpair()
+        self.addCleanup(self.machine.close)
+        self.addCleanup(ours.close)
+        backend = types.SimpleNamespace(name="test", process=None)
+        self.supervisor = run.Supervisor(backend, run.Request(["true"], timeout=60))
+        self.supervisor.attach_status(lambda: ours.recv(100))
+        self.said = io.StringIO()
+
+    def verdict(self, silence):
+        with contextlib.redirect_stderr(self.said):
+            return self.supervisor.wait(60, silence)
+
+    def test_silence_after_the_start_is_a_failure_of_the_machine(self):
+        self.machine.sendall(b"started\n")
+        self.assertEqual(self.verdict(silence=0.3), 125)
+        self.assertIn("the lab machine hung", self.said.getvalue())
+
+    def test_silence_after_the_end_is_one_too(self):
+        """Its output has not arrived and never will."""
+        self.supervisor.attach_output(lambda: threading.Event().wait(), 1)
+        self.machine.sendall(b"started\nalive\nexit 0\n")
+        self.assertEqual(self.verdict(silence=0.3), 125)
+        self.assertIn("the lab machine hung", self.said.getvalue())
+
+    def test_a_slow_start_is_no_silence(self):
+        threading.Timer(1, self.machine.sendall, [b"started\nexit 3\n"]).start()
+        self.assertEqual(self.verdict(silence=0.3), 3)
+
+    def test_a_machine_that_says_it_lives_may_take_its_time(self):
+        def live():
+            self.machine.sendall(b"started\n")
+            for _ in range(12):
+                time.sleep(0.25)  # 3 s in all, twice what silence may last: that is the test
+                self.machine.sendall(b"alive\n")
+            self.machine.sendall(b"exit 5\n")
+
+        threading.Thread(target=live).start()
+        self.assertEqual(self.verdict(silence=1.5), 5)
+
+    def test_what_does_not_speak_is_not_judged_by_it(self):
+        self.machine.sendall(b"started\n")
+        threading.Timer(0.5, self.machine.sendall, [b"exit 4\n"]).start()
+        self.assertEqual(self.verdict(silence=None), 4)
 
 
 class Ends(unittest.TestCase):
