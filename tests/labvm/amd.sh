@@ -8,6 +8,7 @@ mount_root() {
         fatal "mount the host's file system"
     mount -t overlay -o lowerdir=/host,upperdir=/scratch/upper,workdir=/scratch/work root /root ||
         fatal "mount the overlay"
+    /bin/keep-kvm & # before the command can start its first machine; amd.py says why
 }
 
 # What lies on writable shares is written through: the host reads it as soon as we are gone.

@@ -67,6 +67,11 @@ class Streams(unittest.TestCase):
             self.assertEqual(first + process.stdout.read(), b"x" * 3000000)
             self.assertEqual(process.wait(), 0)
 
+    def test_kvm_is_kept_in_use(self):
+        """amd.py says why: with and without an APIC, so that no key is flipped by the command's own machines."""
+        done = labvm("sh", "-c", "ls -d /sys/kernel/debug/kvm/[0-9]*-*/vcpu0 | wc -l")
+        self.assertEqual((done.returncode, done.stdout), (0, b"2\n"), done.stderr.decode())
+
     def test_ends_when_its_reader_goes_away(self):
         argv = [LABVM, "run", "--", "yes"]
         with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
