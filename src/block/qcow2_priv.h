@@ -7,7 +7,7 @@
  *     qcow2_map.c       L1 and L2 tables: where a cluster of the disk is
  *     qcow2_write.c     new clusters, zeros, discards
  *     qcow2_refcount.c  how often a cluster of the file is used; finding free ones
- *     qcow2_reftable.c  a larger refcount table
+ *     qcow2_reftable.c  many clusters in a row: a larger refcount table
  *     qcow2_commit.c    the order in which tables are written
  *     qcow2_cache.c     tables in memory
  *     qcow2_set.c       which clusters of the file are tables
