@@ -102,6 +102,13 @@ class Child:
                 raise self._error(f"ended without {text.decode()!r}")
         return time.monotonic() - self.started
 
+    def rest_of_line(self, text):
+        """What follows `text` in the line that has it."""
+        while b"\n" not in self._seen.partition(text)[2]:
+            if not self._read():
+                raise self._error(f"ended in the line with {text.decode()!r}")
+        return self._seen.partition(text)[2].partition(b"\n")[0].decode(errors="replace")
+
     def read_first_byte(self):
         if not self._read():
             raise self._error("ended without a byte")

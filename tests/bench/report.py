@@ -6,12 +6,22 @@ peer has it; an absolute goal stands in the first row of its metric.
 
 import statistics
 
-UNITS = {"boot": (1, "s"), "memory": (1 / (1 << 20), "MiB"), "start": (1e3, "ms"), "exit": (1e6, "µs")}
+UNITS = {
+    "randread": (1e6, "µs"), "randwrite": (1e6, "µs"), "seqread": (1, "s"), "seqwrite": (1, "s"),
+    "send": (1, "s"), "receive": (1, "s"), "answer": (1e6, "µs"), "boot": (1, "s"), "memory": (1 / (1 << 20), "MiB"), "start": (1e3, "ms"), "exit": (1e6, "µs"),
+}  # fmt: skip
 TITLES = {
     "boot": "boot to user space",
     "memory": "memory of the monitor",
     "start": "start to first instruction",
     "exit": "one port write",
+    "randread": "4 KiB read at random, 32 at a time",
+    "randwrite": "4 KiB written at random, 32 at a time",
+    "seqread": "1 GiB read in a row",
+    "seqwrite": "1 GiB written in a row",
+    "send": "1 GiB from the guest over TCP",
+    "receive": "1 GiB to the guest over TCP",
+    "answer": "round trip of a ping",
 }
 WHERE = {"host": "host's KVM", "lab": "lab machine"}
 
@@ -21,6 +31,8 @@ GOALS = {
     "memory": {"value": 5 * (1 << 20), "text": "≤ 5 MiB"},
     "start": {"value": 0.010, "text": "≤ 10 ms", "where": "host"},
     "exit": {"peer": "bare", "ratio": 1.1},
+    **{name: {"peer": "qemu", "ratio": 1.0}
+       for name in ("randread", "randwrite", "seqread", "seqwrite", "send", "receive", "answer")},
 }
 
 
