@@ -18,6 +18,7 @@ GUESTS_64 := long_hello unmapped_ports page_fault_fatal ud # lab 03
 GUESTS_64 += mmio page_fault idt_timer uart_echo # lab 04
 GUESTS_64 += lapic_timer # lab 05
 GUESTS_64 += smp_start # lab 06
+GUESTS_64 += virtio_rng # lab 07
 
 G := build/guest
 GUEST_CC ?= gcc

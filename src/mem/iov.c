@@ -2,9 +2,18 @@
 
 #include <errno.h>
 
+#include "hv/base/todo.h"
+
 int mem_iov(const struct mem *mem, uint64_t gpa, uint64_t len, bool write, struct iovec *iov,
             unsigned max)
 {
+    /* EXERCISE 7.1: the range as pieces of host memory, each in one region and as long as that
+     * allows; a piece for each region that the range touches, in their order. Returns how many; a
+     * range of no bytes has none, wherever it lies. -EFAULT: a byte is in no region, or, with
+     * `write`, in one that is not MEM_RAM. -E2BIG: there is more to come, and `max` pieces are
+     * there. No region ends beyond 2^64 - 1, but a range may; nothing is written behind iov[max -
+     * 1]. */
+    // SOLUTION 7.1
     unsigned count = 0;
 
     while (len > 0) {
@@ -22,4 +31,5 @@ int mem_iov(const struct mem *mem, uint64_t gpa, uint64_t len, bool write, struc
         len -= here;
     }
     return (int)count;
+    // END 7.1
 }

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 #include "virtio/transport_priv.h"
 
 #define MAGIC 0x74726976 /* "virt" */
@@ -142,6 +143,13 @@ static void write_queue(struct virtio_queue *q, uint64_t offset, uint32_t value)
 
 static void write_register(struct virtio_mmio *t, uint64_t offset, uint32_t value)
 {
+    /* EXERCISE 7.10: the registers that can be written, VIRTIO 1.2 §4.2.2. Those that select a
+     * half of the features, or a queue, take any value. QueueNotify is written with a queue's
+     * number, and kicks that one, whichever is selected. InterruptACK takes away the bits of isr
+     * that it names and no others, in one step: other threads set them. Status goes to the device,
+     * and with 0 what is pending goes as well. All else belongs to the selected queue
+     * (write_queue()), if there is one. */
+    // SOLUTION 7.10
     struct virtio_queue *q = selected(t);
 
     switch (offset) {
@@ -174,6 +182,12 @@ static void write_register(struct virtio_mmio *t, uint64_t offset, uint32_t valu
         if (q)
             write_queue(q, offset, value);
     }
+    // ELSE
+    // struct virtio_queue *q = selected(t);
+    //
+    // if (todo("7.10") == 0 && q)
+    //     write_queue(q, offset, value);
+    // END 7.10
 }
 
 /* Registers that tell what this is; there with a device or without. */

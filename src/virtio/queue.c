@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 #include "hv/mem/iov.h"
 
 #define DESC_ALIGN 16 /* §2.7, table of alignments */
@@ -75,6 +76,13 @@ int vq_enable(struct vq *vq, uint64_t features)
 {
     const struct vq_layout *at = &vq->at;
 
+    /* EXERCISE 7.2: takes the queue into use where the driver put it (`at`), and is the only place
+     * that looks whether it can lie there. -EALREADY: it is in use. -EINVAL: a size that is no
+     * power of two (0 is none) or above size_max; an area that is not aligned as §2.7 wants it, or
+     * not all in memory, in one piece; descriptors may be in ROM, the two others we write. The used
+     * ring overlaps another area. Whatever fails, the queue is as it was. Else: the areas in host
+     * memory, event_idx and indirect as `features` say, enabled. */
+    // SOLUTION 7.2
     if (vq->enabled)
         return -EALREADY;
     if (!is_power_of_two(at->size) || at->size > vq->size_max)
@@ -95,6 +103,11 @@ int vq_enable(struct vq *vq, uint64_t features)
     vq->indirect = features & (UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC);
     vq->enabled = true;
     return 0;
+    // ELSE
+    // if (!is_used_apart(at))
+    //     return -EINVAL;
+    // return todo("7.2");
+    // END 7.2
 }
 
 /* --- single accesses to the areas --- */
@@ -180,6 +193,11 @@ struct table {
  * the queue (§2.7.5.3.1), cannot be followed by another descriptor, and lies in one piece. */
 static int open_indirect(const struct vq *vq, const struct vring_desc *d, struct table *table)
 {
+    /* EXERCISE 7.5: an indirect descriptor leads to a table of its own, which *table describes
+     * then. -EPROTO, and *table as it was: nobody negotiated it (vq->indirect); it stands in such a
+     * table itself; it has NEXT as well; its length is no whole number of descriptors, or of none,
+     * or of more than the queue has; or it does not lie in memory, in one piece. */
+    // SOLUTION 7.5
     unsigned entries = d->len / sizeof(struct vring_desc);
 
     if (!vq->indirect || table->is_indirect || (d->flags & VRING_DESC_F_NEXT))
@@ -192,6 +210,7 @@ static int open_indirect(const struct vq *vq, const struct vring_desc *d, struct
         return -EPROTO;
     *table = (struct table){.desc = desc, .size = entries, .is_indirect = true};
     return 0;
+    // END 7.5
 }
 
 /* Follows a chain from its head. A chain that visits more descriptors than its table has visits
@@ -199,6 +218,13 @@ static int open_indirect(const struct vq *vq, const struct vring_desc *d, struct
 static int follow(const struct vq *vq, struct vq_chain *chain)
 {
     struct table table = {.desc = vq->desc, .size = vq->at.size};
+
+    /* EXERCISE 7.4: from descriptor to descriptor, from chain->head as far as NEXT says, each
+     * copied once (copy_desc()) and added (add_buffer()); one with INDIRECT is no buffer but opens
+     * a table (open_indirect()), in which the chain goes on at its first entry, and ends. 0 at the
+     * end, or what failed. -EPROTO: an index that the table in hand does not have; more descriptors
+     * of one table than it has: the chain is a loop. A chain through all of them is none. */
+    // SOLUTION 7.4
     unsigned index = chain->head, left = table.size;
 
     for (;;) {
@@ -220,10 +246,26 @@ static int follow(const struct vq *vq, struct vq_chain *chain)
         if (!(d.flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT)))
             return 0;
     }
+    // ELSE
+    // unsigned index = chain->head % table.size; /* chains of one descriptor work so far */
+    // struct vring_desc d = copy_desc(table.desc, index);
+    //
+    // if (chain->head >= table.size || (d.flags & VRING_DESC_F_NEXT))
+    //     return todo("7.4");
+    // return d.flags & VRING_DESC_F_INDIRECT ? open_indirect(vq, &d, &table)
+    //                                        : add_buffer(vq, chain, &d);
+    // END 7.4
 }
 
 int vq_pop(struct vq *vq, struct vq_chain *chain)
 {
+    /* EXERCISE 7.3: takes the next available chain, if there is one. Broken is -EPROTO, for good;
+     * not enabled is 0. The available index and ours (next_avail) run from 0 to 65535 and round
+     * again, and only their difference means something: a driver is never ahead by more than the
+     * ring holds. *chain keeps its iov and iov_max, and begins from nothing otherwise, with the
+     * head that stands in the ring's next entry; follow() does the rest. What cannot be followed
+     * breaks the queue (break_queue()), and is not taken. */
+    // SOLUTION 7.3
     if (vq->broken)
         return -EPROTO;
     if (!vq->enabled)
@@ -244,6 +286,11 @@ int vq_pop(struct vq *vq, struct vq_chain *chain)
         return break_queue(vq);
     vq->next_avail++;
     return 1;
+    // ELSE
+    // if (todo("7.3") == 0 && load_avail_entry(vq, 0) < vq->at.size && follow(vq, chain) < 0)
+    //     return break_queue(vq);
+    // return 0;
+    // END 7.3
 }
 
 void vq_break(struct vq *vq)
@@ -258,9 +305,42 @@ void vq_unpop(struct vq *vq, unsigned count)
 
 /* --- giving back --- */
 
+/* §2.7.7.2, without the event index: the driver may say that it wants nothing. */
+static bool is_interrupt_allowed(const struct vq *vq)
+{
+    uint16_t flags = le16toh(__atomic_load_n(&vq->avail->flags, __ATOMIC_SEQ_CST));
+
+    return !(flags & VRING_AVAIL_F_NO_INTERRUPT);
+}
+
+/* With it: the driver names the entry after which it wants to be told. */
+static bool has_passed_event(struct vq *vq)
+{
+    uint16_t event = le16toh(__atomic_load_n(used_event(vq), __ATOMIC_SEQ_CST));
+    uint16_t fresh = (uint16_t)(vq->next_used - vq->signalled);
+
+    vq->signalled = vq->next_used;
+    return (uint16_t)(vq->next_used - event - 1) < fresh;
+}
+
+static bool wants_interrupt(struct vq *vq)
+{
+    return vq->event_idx ? has_passed_event(vq) : is_interrupt_allowed(vq);
+}
+
+/* EXERCISE 7.6: a chain goes back in two steps, and there may be several pushes for one publish.
+ * vq_push() fills the next element of the used ring (id: the chain's head; len: WRITTEN), and
+ * counts it in `pushed`; the driver does not see it yet. vq_publish() moves the ring's index over
+ * all that was pushed, and only then asks wants_interrupt(). Numbers in the ring are little-endian,
+ * whatever the host. A driver on another processor that sees the new index must see whole elements;
+ * and of the two who write and then look, driver (flags, index) and device (index, flags), one at
+ * least must see what the other wrote: a store and a load that no processor swaps. A queue that is
+ * not enabled is left alone: it was reset while the request was on its way. Nothing pushed: nothing
+ * to tell. */
+// SOLUTION 7.6
 void vq_push(struct vq *vq, const struct vq_chain *chain, uint32_t written)
 {
-    if (!vq->enabled) /* reset while the request was on its way: the driver has forgotten it */
+    if (!vq->enabled)
         return;
 
     uint16_t at = (uint16_t)(vq->next_used + vq->pushed);
@@ -268,20 +348,6 @@ void vq_push(struct vq *vq, const struct vq_chain *chain, uint32_t written)
     e->id = htole32(chain->head);
     e->len = htole32(written);
     vq->pushed++;
-}
-
-/* §2.7.7.2: with the event index the driver names the entry after which it wants to be told, else
- * it may say that it wants nothing. */
-static bool wants_interrupt(struct vq *vq)
-{
-    if (!vq->event_idx) {
-        uint16_t flags = le16toh(__atomic_load_n(&vq->avail->flags, __ATOMIC_SEQ_CST));
-        return !(flags & VRING_AVAIL_F_NO_INTERRUPT);
-    }
-    uint16_t event = le16toh(__atomic_load_n(used_event(vq), __ATOMIC_SEQ_CST));
-    uint16_t fresh = (uint16_t)(vq->next_used - vq->signalled);
-    vq->signalled = vq->next_used;
-    return (uint16_t)(vq->next_used - event - 1) < fresh;
 }
 
 bool vq_publish(struct vq *vq)
@@ -296,6 +362,17 @@ bool vq_publish(struct vq *vq)
     __atomic_store_n(&vq->used->idx, htole16(vq->next_used), __ATOMIC_SEQ_CST);
     return wants_interrupt(vq);
 }
+// ELSE
+// void vq_push(struct vq *vq, const struct vq_chain *chain, uint32_t written)
+// {
+//     (void)todo("7.6");
+// }
+//
+// bool vq_publish(struct vq *vq)
+// {
+//     return todo("7.6") == 0 && wants_interrupt(vq);
+// }
+// END 7.6
 
 /* --- notifications --- */
 
@@ -304,10 +381,21 @@ bool vq_has_work(const struct vq *vq)
     return vq->enabled && !vq->broken && load_avail_idx(vq) != vq->next_avail;
 }
 
+/* With the event index: the driver is to notify for the entry after which there was none. */
+static void ask_by_event(struct vq *vq)
+{
+    __atomic_store_n(avail_event(vq), htole16(vq->next_avail), __ATOMIC_SEQ_CST);
+}
+
+/* EXERCISE 7.7: notifications, which cost an exit each. vq_mute() says in the used ring's flags
+ * that none is wanted; with the event index these flags mean nothing, and there is nothing to do.
+ * vq_unmute() takes it back, or calls ask_by_event(); and because a driver that still saw the old
+ * word has told nobody of what it added, it looks once more: is there work? Between the store and
+ * that look stands the same barrier as in vq_publish(). A queue that is not enabled has no flags
+ * and no work. */
+// SOLUTION 7.7
 void vq_mute(struct vq *vq)
 {
-    /* With the event index there is nothing to write: avail_event lies behind what is available, so
-     * the driver tells us nothing more. */
     if (vq->enabled && !vq->event_idx)
         __atomic_store_n(&vq->used->flags, htole16(VRING_USED_F_NO_NOTIFY), __ATOMIC_RELAXED);
 }
@@ -318,11 +406,24 @@ bool vq_unmute(struct vq *vq)
         return false;
     /* The driver writes avail->idx and then reads these; we the other way round. */
     if (vq->event_idx)
-        __atomic_store_n(avail_event(vq), htole16(vq->next_avail), __ATOMIC_SEQ_CST);
+        ask_by_event(vq);
     else
         __atomic_store_n(&vq->used->flags, 0, __ATOMIC_SEQ_CST);
     return vq_has_work(vq);
 }
+// ELSE
+// void vq_mute(struct vq *vq)
+// {
+//     (void)todo("7.7");
+// }
+//
+// bool vq_unmute(struct vq *vq)
+// {
+//     if (todo("7.7") == 0)
+//         ask_by_event(vq);
+//     return false;
+// }
+// END 7.7
 
 /* --- copying --- */
 

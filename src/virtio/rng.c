@@ -14,6 +14,7 @@
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
 #include "hv/base/timer.h"
+#include "hv/base/todo.h"
 
 #define QUEUE_SIZE 64
 #define CHUNK 4096 /* bytes */
@@ -43,6 +44,14 @@ static void rng_serve(struct virtio_dev *v, struct virtio_queue *q)
     struct iovec iov[PIECES];
     struct vq_chain chain = {.iov = iov, .iov_max = PIECES};
 
+    /* EXERCISE 7.11: a device's whole life: takes chains as long as there are any, fills and pushes
+     * each with the bytes it got, publishes (virtio_publish()). While it works it wants no
+     * notifications, and before it leaves it asks for them again, and looks whether something came
+     * in between. Before each chain it asks the bucket (bucket_wait()): 0, or the nanoseconds until
+     * there is something to give. Then it publishes what it has, sets its timer (`refill`), and
+     * leaves, muted: the timer kicks. Bytes given are spent (bucket_spend()). A queue that breaks
+     * is the caller's affair; what was pushed before is published all the same. */
+    // SOLUTION 7.11
     do {
         vq_mute(&q->vq);
         for (;;) {
@@ -60,6 +69,10 @@ static void rng_serve(struct virtio_dev *v, struct virtio_queue *q)
         }
         virtio_publish(q);
     } while (vq_unmute(&q->vq));
+    // ELSE
+    // if (todo("7.11") == 0 && vq_pop(&q->vq, &chain) > 0)
+    //     bucket_spend(&rng->bucket, fill(&chain));
+    // END 7.11
 }
 
 static void on_refill(void *ctx)

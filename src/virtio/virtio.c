@@ -17,6 +17,7 @@
 
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 
 #define ACKNOWLEDGE VIRTIO_CONFIG_S_ACKNOWLEDGE
 #define DRIVER VIRTIO_CONFIG_S_DRIVER
@@ -262,6 +263,11 @@ uint32_t virtio_accepted(const struct virtio_dev *v, uint32_t select)
     return select < 2 ? (uint32_t)(v->features >> (32 * select)) : 0;
 }
 
+/* EXERCISE 7.9: what the driver wants, and whether it can have it. virtio_accept() puts 32 bits
+ * where `select` says: 0 the low half, 1 the high one, others nowhere; the other half stays; and
+ * once FEATURES_OK is set, nothing changes any more. are_features_good(), which is asked before
+ * that step: no bit that was not offered, and VERSION_1 among them. */
+// SOLUTION 7.9
 void virtio_accept(struct virtio_dev *v, uint32_t select, uint32_t bits)
 {
     /* §3.1.1: the driver has promised not to change them any more. */
@@ -276,6 +282,18 @@ static bool are_features_good(const struct virtio_dev *v)
 {
     return !(v->features & ~v->offered) && virtio_has(v, VIRTIO_F_VERSION_1);
 }
+// ELSE
+// void virtio_accept(struct virtio_dev *v, uint32_t select, uint32_t bits)
+// {
+//     (void)todo("7.9");
+// }
+//
+// static bool are_features_good(const struct virtio_dev *v)
+// {
+//     (void)todo("7.9");
+//     return true;
+// }
+// END 7.9
 
 /* --- status --- */
 
@@ -319,6 +337,13 @@ uint8_t virtio_status(const struct virtio_dev *v)
 
 void virtio_set_status(struct virtio_dev *v, uint8_t status)
 {
+    /* EXERCISE 7.8: what the driver writes to the status register. 0 is a reset. Else every step of
+     * the table, in its order, is taken if the driver asks for it, it is not taken yet, all steps
+     * that it has to come `after` are (one write may bring several), and it `may` be; then its bit
+     * is set, and after that what belongs to it is done (`then`). Bits are never cleared here, and
+     * those that are no step of the driver's (NEEDS_RESET, or none of ours) never set; other
+     * threads may set NEEDS_RESET meanwhile. */
+    // SOLUTION 7.8
     if (status == 0) {
         reset(v);
         return;
@@ -332,6 +357,11 @@ void virtio_set_status(struct virtio_dev *v, uint8_t status)
         atomic_fetch_or(&v->status, s->bit);
         s->then(v);
     }
+    // ELSE
+    // for (unsigned i = 0; i < ARRAY_LEN(steps); i++)
+    //     if (todo("7.8") == 0)
+    //         reset(v);
+    // END 7.8
 }
 
 /* --- configuration space --- */
