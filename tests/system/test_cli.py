@@ -21,7 +21,7 @@ class CommandLine(harness.Case):
 
     def test_help_names_every_command(self):
         r = self.hv("help")
-        for command in ("run", "doctor", "inspect", "trace"):
+        for command in ("run", "image", "doctor", "inspect", "trace"):
             self.assertIn(f"hv {command}", r.out)
             self.assertIn(f"Usage: hv {command}", self.hv("help", command).out)
             self.assertEqual(self.hv("help", command).out, self.hv(command, "--help").out)
