@@ -72,7 +72,7 @@ class OneBoot(Virtio):
                 r = self.boot("""
 modprobe virtio_blk; modprobe virtio-rng; modprobe virtio_console; modprobe virtio_net; modprobe crc32c_generic; modprobe ext4
 mkdir /m && mount -t ext4 /dev/vda /m && head -c 100000 /dev/hwrng >/m/noise && sync && echo 3 >/proc/sys/vm/drop_caches
-wc -c </m/noise; umount /m; cat /sys/class/net/eth0/address; echo through-the-port >/dev/vport*p1""",
+wc -c </m/noise; umount /m; cat /sys/class/net/eth0/address; until [ -e /dev/vport*p1 ]; do sleep 1; done; echo through-the-port >/dev/vport*p1""",
                               "--rng", "--disk", path, "--net", "none,mac=02:00:00:00:00:07", "--console", "none",
                               "--console", f"file:{port},name=x", "--cpus", "1", transport=transport)
                 self.assertRegex(r.out, r"(?m)^100000\s*$")
