@@ -76,7 +76,8 @@ def program(labdir, built, name):
                os.path.join(built, "build/release/libhv.a"), *libraries(built)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=built, check=False)
     if done.returncode != 0:
-        os.unlink(made)
+        with contextlib.suppress(FileNotFoundError):  # the linker removes it, too
+            os.unlink(made)
         raise RuntimeError(f"{source} does not compile or link:\n{done.stderr[-3000:]}")
     os.chmod(made, 0o755)
     os.rename(made, path)

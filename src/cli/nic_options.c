@@ -45,8 +45,6 @@ static int set_forward(void *ctx, const char *value, struct error *err)
         ports += 4;
     if (*ports == '\0' || strspn(ports, "0123456789:,-") != strlen(ports))
         return error_set(err, -EINVAL, "give PORT or HOST:GUEST, with udp: before it for UDP");
-    if (n->kind != NIC_USER)
-        return error_set(err, -EINVAL, "only --net user forwards ports");
     if (n->forward_count + 2 >= NIC_FORWARDS_MAX)
         return error_set(err, -EINVAL, "that is one too many: ranges such as 8000-8009 are one");
     n->forwards[n->forward_count++] = udp ? "--udp-ports" : "--tcp-ports";
@@ -103,11 +101,13 @@ int nic_options_parse(const char *value, struct nic_options *out, struct error *
 {
     const char *first;
 
-    *out = (struct nic_options){.kind = strncmp(value, "user", 4) == 0 ? NIC_USER : NIC_NONE};
+    *out = (struct nic_options){.kind = NIC_NONE};
     int rc = props_parse(value, rules, out, &first, &out->text, err);
     if (rc < 0)
         return rc;
     rc = parse_kind(out, first, err);
+    if (rc == 0 && out->forward_count > 0 && out->kind != NIC_USER)
+        rc = error_set(err, -EINVAL, "forward: only user forwards ports");
     if (rc < 0)
         nic_options_fini(out);
     return rc;

@@ -245,7 +245,11 @@ int virtio_wire(struct machine *m, struct error *err)
     if (rc < 0 && err->text[0] != '\0')
         return rc;
     if (rc == -ENOSPC)
-        return error_set(err, rc, "too many virtio devices for this machine");
+        return error_set(
+            err, rc,
+            "too many virtio devices: there are %d windows, or %d slots on PCI, and %d "
+            "threads, of which each disk's queue takes one",
+            WINDOWS, VIRTIO_DEVICES_MAX, IO_THREADS_MAX);
     if (rc == 0)
         rc = windows_add_empty(m);
     return rc < 0 ? error_sys(err, rc, "cannot set up the virtio devices") : 0;
