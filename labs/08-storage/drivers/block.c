@@ -4,8 +4,8 @@
  *
  *   disk SIZE ro|rw DISCARD ZERO      a block; what was there before is forgotten
  *   req ID OP OFFSET SIZE LEN …       submits a request with such pieces of memory
+ *   give ID                           the back end has a request, however it got there
  *   then ID NEXT RESULT               when ID is done, the back end finishes NEXT
- *   after ID NEXT OP OFFSET SIZE      when ID is done, NEXT is submitted
  *   finish ID RESULT                  the back end has done it
  *   run N                             loop_run_once(), N times, without waiting
  *
@@ -31,9 +31,6 @@ static struct item *items[IDS];
 static struct {
     unsigned next;
     int result;
-    bool submits;
-    unsigned op;
-    uint64_t offset, size;
 } chained[IDS];
 static struct loop *loop;
 static struct block block;
@@ -61,8 +58,6 @@ static void fake_submit(struct block_channel *c, struct block_req *req)
 
 static const struct block_ops fake_ops = {.submit = fake_submit};
 
-static void submit(unsigned id, unsigned op, uint64_t offset, uint64_t size, char *lens);
-
 static void on_done(struct block_req *req, int result)
 {
     struct item *item = container_of(req, struct item, req);
@@ -71,11 +66,7 @@ static void on_done(struct block_req *req, int result)
     event(is_inside ? "inside" : "done", (int)id, result);
     (void)mprotect(item, 4096, PROT_NONE); /* free()d, as far as anybody can tell */
     items[id] = NULL;
-    if (chained[id].next == 0)
-        return;
-    if (chained[id].submits)
-        submit(chained[id].next, chained[id].op, chained[id].offset, chained[id].size, NULL);
-    else if (items[chained[id].next] != NULL)
+    if (chained[id].next != 0 && items[chained[id].next] != NULL)
         block_finish(&channel, &items[chained[id].next]->req, chained[id].result);
 }
 
@@ -84,11 +75,10 @@ static void on_batch_end(void *ctx)
     event(ctx == &channel ? "batch" : "batch with another ctx", 0, 0);
 }
 
-static void submit(unsigned id, unsigned op, uint64_t offset, uint64_t size, char *lens)
+static struct item *make(unsigned id, unsigned op, uint64_t offset, uint64_t size, char *lens)
 {
     struct item *item =
         mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    bool outer = is_inside;
 
     if (item == MAP_FAILED)
         abort();
@@ -100,9 +90,7 @@ static void submit(unsigned id, unsigned op, uint64_t offset, uint64_t size, cha
          lens != NULL && item->req.iov_count < PIECES && (word = strsep(&lens, " ")) != NULL;)
         item->iov[item->req.iov_count++] = (struct iovec){script_bytes, number(word)};
     items[id] = item;
-    is_inside = true;
-    block_submit(&channel, &item->req);
-    is_inside = outer;
+    return item;
 }
 
 static void do_disk(char *rest)
@@ -136,18 +124,16 @@ static bool command(const char *verb, char *rest)
     } else if (strcmp(verb, "req") == 0) {
         unsigned id = (unsigned)take_number(&rest), op = (unsigned)take_number(&rest);
         uint64_t offset = take_number(&rest), size = take_number(&rest);
-        submit(id % IDS, op, offset, size, rest);
-    } else if (strcmp(verb, "then") == 0 || strcmp(verb, "after") == 0) {
+        struct item *item = make(id % IDS, op, offset, size, rest);
+        is_inside = true;
+        block_submit(&channel, &item->req);
+        is_inside = false;
+    } else if (strcmp(verb, "give") == 0) {
+        (void)make((unsigned)take_number(&rest) % IDS, BLOCK_FLUSH, 0, 0, NULL);
+    } else if (strcmp(verb, "then") == 0) {
         unsigned id = (unsigned)take_number(&rest) % IDS;
         chained[id].next = (unsigned)take_number(&rest) % IDS;
-        chained[id].submits = verb[0] == 'a';
-        if (chained[id].submits) {
-            chained[id].op = (unsigned)take_number(&rest);
-            chained[id].offset = take_number(&rest);
-            chained[id].size = take_number(&rest);
-        } else {
-            chained[id].result = atoi(rest);
-        }
+        chained[id].result = atoi(rest);
     } else if (strcmp(verb, "finish") == 0) {
         unsigned id = (unsigned)take_number(&rest) % IDS;
         is_inside = true;

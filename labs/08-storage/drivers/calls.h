@@ -4,6 +4,7 @@
  *
  *   plan N …        what the next reads and writes do: N > 0: move N bytes at most; 0: end of file;
  *                   N < 0: fail with that errno. Then they do as they are asked.
+ *   fail_writes N   the next N writes fail with EIO
  *   calls           reports and forgets what was called: ["r"|"w", offset, asked, moved],
  *                   ["s"], ["t", size], ["p", offset, length]; with `contents on`, what was written
  */
@@ -26,7 +27,7 @@ static char calls_text[CALLS_TEXT];
 static size_t calls_length;
 static bool calls_on, calls_contents;
 static long plan[PLAN_MAX];
-static unsigned plan_count, plan_at;
+static unsigned plan_count, plan_at, failing_writes;
 
 static inline void calls_add(const char *text)
 {
@@ -66,6 +67,10 @@ static inline ssize_t moved(bool write, int fd, void *data, size_t len, off_t of
 
     pthread_mutex_lock(&calls_lock);
     long now = calls_on && plan_at < plan_count ? plan[plan_at++] : LONG_MAX;
+    if (write && failing_writes > 0) {
+        failing_writes--;
+        now = -EIO;
+    }
     if (now > 0 && (size_t)now < len)
         len = (size_t)now;
     if (now < 0) {
@@ -175,8 +180,11 @@ static inline bool calls_command(const char *verb, char *rest)
     if (strcmp(verb, "plan") == 0) {
         plan_count = plan_at = 0;
         for (char *word; plan_count < PLAN_MAX && (word = strsep(&rest, " ")) != NULL;)
-            plan[plan_count++] = strtol(word, NULL, 0);
+            if (*word != '\0')
+                plan[plan_count++] = strtol(word, NULL, 0);
         calls_begin();
+    } else if (strcmp(verb, "fail_writes") == 0) {
+        failing_writes = (unsigned)take_number(&rest);
     } else if (strcmp(verb, "calls") == 0) {
         calls_report();
     } else if (strcmp(verb, "contents") == 0) {

@@ -2,7 +2,8 @@
  * A raw file (exercises 8.3, 8.4 and 8.5).
  *
  *   file PATH HEX                     a file with this content
- *   show PATH                         its content
+ *   show PATH, part PATH OFFSET LEN   its content
+ *   cut PATH SIZE                     makes it shorter
  *   perform r|w PATH OFFSET DONE LEN …  raw_perform() on it; of a write, memory holds 1, 2, 3, …
  *   lock SLOT PATH ro|rw              opens it and asks raw_lock()
  *   unlock SLOT
@@ -187,7 +188,8 @@ static struct loop *loop;
 static struct block *block;
 static struct block_channel *channel;
 static struct io_uring *the_ring; /* as the learner's channel has it */
-static unsigned done_count, batches, batches_empty, kernel_calls, no_room, consumed_late;
+static unsigned done_count, last_count, batches, batches_empty, kernel_calls, no_room,
+    consumed_late;
 static char late_line[200];
 static char order[1 << 15];
 
@@ -316,12 +318,10 @@ static void on_done(struct block_req *req, int result)
 
 static void on_batch_end(void *ctx)
 {
-    static unsigned last;
-
     (void)ctx;
     batches++;
-    batches_empty += done_count == last;
-    last = done_count;
+    batches_empty += done_count == last_count;
+    last_count = done_count;
 }
 
 static void do_ring(const char *path)
@@ -387,7 +387,7 @@ static void do_loop(char *rest)
     uint64_t kernel = take_number(&rest);
     double end = ms_now() + 1000;
 
-    done_count = batches = batches_empty = 0;
+    done_count = last_count = batches = batches_empty = 0;
     order[0] = '\0';
     if (the_ring != NULL && kernel > 0)
         wait_for_kernel((unsigned)kernel);
@@ -467,10 +467,10 @@ static void do_file(char *rest)
     (void)close(fd);
 }
 
-static void do_show(const char *path)
+static void do_part(const char *path, uint64_t offset, size_t most)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    long size = syscall(SYS_pread64, fd, script_bytes, sizeof(script_bytes), 0);
+    long size = syscall(SYS_pread64, fd, script_bytes, most, offset);
 
     report_hex("bytes", script_bytes, size > 0 ? (size_t)size : 0);
     (void)close(fd);
@@ -481,7 +481,11 @@ static bool command(const char *verb, char *rest)
     if (strcmp(verb, "file") == 0) {
         do_file(rest);
     } else if (strcmp(verb, "show") == 0) {
-        do_show(rest);
+        do_part(rest, 0, sizeof(script_bytes));
+    } else if (strcmp(verb, "part") == 0) {
+        const char *path = strsep(&rest, " ");
+        uint64_t offset = take_number(&rest);
+        do_part(path, offset, take_number(&rest) % sizeof(script_bytes));
     } else if (strcmp(verb, "cut") == 0) {
         const char *path = strsep(&rest, " ");
         report_int("rc", truncate(path, (off_t)number(rest)));
