@@ -627,7 +627,7 @@ def replies(lab):
     disk = Disk(lab, size=64)
     script = disk.script
     results = [0, EIO, ENOTSUP, 0, -errno.ENOSPC, EINVAL, 0, EROFS, 0, 0]
-    kinds = [lab.rng.choice([IN, OUT, T_FLUSH]) for _ in results]
+    kinds = [IN, IN, OUT, OUT, OUT] + [lab.rng.choice([IN, OUT, T_FLUSH]) for _ in results[5:]]
     sent, lengths = [], []
     for i, kind in enumerate(kinds):
         length = 0 if kind == T_FLUSH else 512 * lab.rng.randrange(1, 9)
@@ -677,6 +677,17 @@ def known(disk, edges):
     disk.status("a request of type 0x77", odd, UNSUPP)
     disk.used("a request for the serial number, and an unknown one", 12, [(10, (disk.head - 6) % disk.size, 21), (11, (disk.head - 3) % disk.size, 1)])
     script.do(f"get {DATA} 8", "the serial number", bytes=b"hvlab-8\0".hex())
+    tried = "a read of one sector whose status is the last byte of the same buffer"
+    script.do("fill 3 119")
+    disk.put(DATA, bytes([NEVER]) * 514)
+    disk.put(HEADERS, header(IN, 3))
+    head = disk.chain([(HEADERS, 16, 0), (DATA, 513, WRITES)])
+    disk.offer(head)
+    disk.notify()
+    script.do("all 0")
+    script.do("work 0", tried, in_flight=0, held=0)
+    script.do(f"get {DATA} 514", f"{tried}: the buffer, and a byte behind it", bytes="77" * 512 + f"{OK:02x}{NEVER:02x}")
+    disk.used(tried, 13, [(12, head, 513)])
 
 
 def starving(disk):
@@ -698,7 +709,7 @@ def starving(disk):
     script.do("work 0", f"{count} chains, all that were under way are answered: the rest is taken", in_flight=count - POOL - 3)
     script.do("all 0")
     script.do("work 0", f"{count} chains: all answered", in_flight=0, held=0)
-    disk.used(f"{count} chains: all answered", 12 + count)
+    disk.used(f"{count} chains: all answered", 13 + count)
 
 
 # --- a guest's own driver ---
@@ -1119,6 +1130,8 @@ def alloc_in_order(lab):
     alloc(script, "qcow2_alloc(), from the last cluster of a refcount block on", far << 9, True, far + 1)
     alloc(script, "and the next one: the new block takes the first cluster that it counts", (far + 2) << 9, True, far + 3)
     script.do("count " + str((far + 1) << 9), "what is counted for the new refcount block", count=1)
+    script.do(f"hint {far}")
+    alloc(script, "qcow2_alloc(), when the rest of a refcount block is used: the first free one of the next", (far + 3) << 9, True, far + 4)
     script.do("close")
     script.run()
     seen = complaints_of(path)
@@ -1311,6 +1324,8 @@ def order(lab):
     for i in range(3):
         content[cluster * i : cluster * (i + 1)] = lab.rng.randbytes(cluster)
         image.data(i, content[cluster * i : cluster * (i + 1)])
+    for _ in range(8):  # free clusters hold what somebody left there
+        image.take(b"\x11\x22" * 512, count=0)
     path = image.write(os.path.join(lab.scratch, "order.qcow2"))
     start = image.bytes()
     script, steps = Script(lab, "image"), []
@@ -1338,6 +1353,12 @@ def order(lab):
     for number in (300, 2, 301, 201):
         put(number)
     step("flush", 3)
+    step(f"discard {cluster * 201} {cluster}")
+    step(f"discard {cluster * 11} {cluster}")
+    step("commit")
+    put(302)
+    put(303)
+    step("flush")
     for _ in range(25):
         what = lab.rng.random()
         if what < 0.65:
