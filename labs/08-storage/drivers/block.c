@@ -2,12 +2,12 @@
  * A channel, and a back end that does nothing by itself (exercises 8.1 and 8.2). Each case reports
  * what has happened meanwhile, in `events`: ["seen", id], ["done", id, result], ["batch"].
  *
- *   disk SIZE ro|rw DISCARD ZERO      a block; what was there before is forgotten
- *   req ID OP OFFSET SIZE LEN …       submits a request with such pieces of memory
- *   give ID                           the back end has a request, however it got there
- *   then ID NEXT RESULT               when ID is done, the back end finishes NEXT
- *   finish ID RESULT                  the back end has done it
- *   run N                             loop_run_once(), N times, without waiting
+ *   disk SIZE ro|rw DISCARD ZERO   a block; what was there before is forgotten
+ *   req ID OP OFFSET SIZE LEN …    submits a request with such pieces of memory
+ *   give ID                        the back end has a request, however it got there
+ *   then ID NEXT RESULT            when ID is done, the back end finishes NEXT
+ *   finish ID RESULT               the back end has done it
+ *   run N                          loop_run_once(), N times, without waiting
  *
  * Each request is in a page of its own, which is taken away when it is done.
  */

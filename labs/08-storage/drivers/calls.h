@@ -6,7 +6,8 @@
  *                   N < 0: fail with that errno. Then they do as they are asked.
  *   fail_writes N   the next N writes fail with EIO
  *   calls           reports and forgets what was called: ["r"|"w", offset, asked, moved],
- *                   ["s"], ["t", size], ["p", offset, length]; with `contents on`, what was written
+ *                   ["s"], ["t", size], ["p", offset, length]
+ *   contents        … from now on with what was written
  */
 #ifndef CALLS_H
 #define CALLS_H

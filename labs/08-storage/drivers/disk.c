@@ -2,16 +2,16 @@
  * A virtio-blk device behind virtio-mmio, on a disk whose answers the script gives (exercises 8.6,
  * 8.7 and 8.8). Each case reports the device afterwards.
  *
- *   mem, put, get                as in script.h
- *   disk QUEUES SECTORS rw|ro IOPS BPS    a disk of zeros; the device and its window
- *   wr OFFSET SIZE VALUE, rd OFFSET SIZE  registers
- *   work MS                      lets the loop run: what is due, and what becomes due within MS
- *   until COUNT MS               … until the disk has COUNT requests, MS at most; how long?
- *   seen                         reports the requests that the disk has, oldest first
- *   finish N RESULT …            answers the Nth of them (and so on; numbers are those before)
- *   all RESULT                   answers all
- *   auto 0|1                     the disk answers by itself
- *   sector N, fill N BYTE        looks at a sector of the disk; fills it
+ *   mem, put, get           as in script.h
+ *   disk QUEUES SECTORS rw|ro IOPS BPS   a disk of zeros; the device and its window
+ *   wr OFFSET SIZE VALUE, rd OFFSET SIZE   registers
+ *   work MS                 lets the loop run: what is due, and what becomes due within MS
+ *   until COUNT MS          … until the disk has had COUNT requests, MS at most; how long?
+ *   seen                    reports the requests that the disk has, oldest first
+ *   finish N RESULT …       answers the Nth of them (and so on; numbers are those before)
+ *   all RESULT              answers all
+ *   auto 0|1                the disk answers by itself
+ *   sector N, fill N BYTE   looks at a sector of the disk; fills it
  */
 #include <poll.h>
 #include <pthread.h>

@@ -1,24 +1,24 @@
 /*
  * A raw file (exercises 8.3, 8.4 and 8.5).
  *
- *   file PATH HEX                     a file with this content
+ *   file PATH HEX           a file with this content
  *   show PATH, part PATH OFFSET LEN   its content
- *   cut PATH SIZE                     makes it shorter
- *   perform r|w PATH OFFSET DONE LEN …  raw_perform() on it; of a write, memory holds 1, 2, 3, …
- *   lock SLOT PATH ro|rw              opens it and asks raw_lock()
+ *   cut PATH SIZE           makes it shorter
+ *   perform r|w PATH OFFSET DONE LEN …   raw_perform(); of a write, memory holds 0, 1, 2, …
+ *   lock SLOT PATH ro|rw    opens it and asks raw_lock()
  *   unlock SLOT
- *   held PATH                         bytes on which others have locks, seen from outside
- *   foreign SLOT PATH BYTE            somebody else's exclusive lock on one byte
- *   refuse ERRNO                      fcntl() fails with it, from now on (0: no longer)
- *   race PATH ro|rw ro|rw             the second comes right before the first one looks around
- *   ring PATH                         a channel over io_uring, with pages of its own
- *   sub ID OP OFFSET LEN …            submits a request to it; memory as above, for reads zeros
- *   twist ID RES                      the kernel is not asked about ID (before `sub`); RES is its
- * answer late ID OP OFFSET LEN             is submitted when the eventfd is read, or when the loop
- * has ended commit, no_room N                 the next N io_uring_submit() submit nothing loop MAX
- * KERNEL                   runs the loop until MAX done(), for a second at most; first waits for
- *                                     KERNEL answers
- *   memory ID                         what its memory holds
+ *   held PATH               bytes on which there are locks
+ *   foreign SLOT PATH BYTE  somebody else's exclusive lock on one byte
+ *   refuse ERRNO            locking fails with it, from now on (0: no longer)
+ *   race PATH ro|rw ro|rw   the second one comes right before the first one looks around
+ *   ring PATH               a channel over io_uring
+ *   sub ID OP OFFSET LEN …  submits a request to it
+ *   twist ID RES            the kernel is not asked about ID (before `sub`); RES is its answer
+ *   late ID OP OFFSET LEN   is submitted when the eventfd is read, or when the loop has ended
+ *   commit, no_room N       the next N io_uring_submit() submit nothing
+ *   loop MAX KERNEL         waits for KERNEL answers, then runs the loop until there were MAX
+ *                           done(), for a second at most
+ *   memory ID               what its memory holds
  *   and those of calls.h
  */
 #include <dlfcn.h>

@@ -1,16 +1,20 @@
 /*
  * A qcow2 image in a file, through its channel and through the functions of exercises 8.9 to 8.12.
  *
- *   open PATH ro|rw             backing files are allowed, io_uring is not used
- *   close                       everything is brought to the file first; `drop`: nothing is
- *   decode ENTRY CHANGE         qcow2_entry_decode(); an image that says it is damaged is mended
- * again alloc, unalloc HOST         qcow2_alloc(), qcow2_unalloc() hint N free_hint busy FIRST
- * LAST, idle       a request is under way to these clusters of the file; none is count HOST,
- * counted HOST N  what is counted for a place of the file; changes it, in memory device 0|1 as if
- * the file were a block device new OFFSET HEX              qcow2_write_new() entry OFFSET what the
- * L2 entry is, in memory write OFFSET HEX, read OFFSET LEN, flush, zero OFFSET LEN, discard OFFSET
- * LEN     requests commit                      qcow2_commit() broken                      the image
- * is damaged from here on and those of calls.h
+ *   open PATH ro|rw         backing files are allowed, io_uring is not used
+ *   close                   everything is brought to the file first; `drop`: nothing is
+ *   decode ENTRY CHANGE     qcow2_entry_decode(); an image that counts as damaged is mended again
+ *   alloc, unalloc HOST     qcow2_alloc(), qcow2_unalloc()
+ *   hint N                  free_hint
+ *   busy FIRST LAST, idle   a request is under way to these clusters of the file; none is
+ *   count HOST              what is counted for a place of the file
+ *   device 0|1              as if the file were a block device
+ *   new OFFSET HEX          qcow2_write_new()
+ *   entry OFFSET            the L2 entry, in memory, and what is counted for its place
+ *   write OFFSET HEX, read OFFSET LEN, flush, zero OFFSET LEN, discard OFFSET LEN: requests
+ *   commit                  qcow2_commit()
+ *   broken                  the image is damaged from here on
+ *   and those of calls.h
  */
 #include <limits.h>
 #include <time.h>
@@ -131,17 +135,6 @@ static uint64_t count_of(uint64_t host)
     return count;
 }
 
-static void do_counted(uint64_t host, uint64_t count)
-{
-    uint64_t cluster = host >> img->h.cluster_bits, entries = qcow2_refcount_entries(img);
-    struct qcow2_slot *slot;
-
-    if (cluster / entries >= img->reftable_entries || img->reftable[cluster / entries] == 0 ||
-        qcow2_cache_get(img, &img->ref_cache, img->reftable[cluster / entries], &slot) < 0)
-        return;
-    qcow2_refcount_set(slot->data, img->h.refcount_order, cluster % entries, count);
-}
-
 static uint64_t entry_at(uint64_t offset)
 {
     struct qcow2_slot *l2 = NULL;
@@ -221,15 +214,14 @@ static bool function_command(const char *verb, char *rest)
         img->free_hint = take_number(&rest);
     } else if (strcmp(verb, "count") == 0) {
         report_u64("count", count_of(take_number(&rest)));
-    } else if (strcmp(verb, "counted") == 0) {
-        uint64_t host = take_number(&rest);
-        do_counted(host, take_number(&rest));
     } else if (strcmp(verb, "device") == 0) {
         img->is_device = take_number(&rest);
     } else if (strcmp(verb, "new") == 0) {
         do_new(rest);
     } else if (strcmp(verb, "entry") == 0) {
-        report_u64("entry", entry_at(take_number(&rest)));
+        uint64_t entry = entry_at(take_number(&rest)), place = entry & QCOW2_OFFSET;
+        report_u64("entry", entry);
+        report_u64("counted", place != 0 ? count_of(place) : 0);
     } else if (strcmp(verb, "commit") == 0) {
         report_int("rc", qcow2_commit(img));
     } else if (strcmp(verb, "broken") == 0) {
