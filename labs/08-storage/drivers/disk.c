@@ -6,7 +6,7 @@
  *   disk QUEUES SECTORS rw|ro IOPS BPS   a disk of zeros; the device and its window
  *   wr OFFSET SIZE VALUE, rd OFFSET SIZE   registers
  *   work MS                 lets the loop run: what is due, and what becomes due within MS
- *   until COUNT MS          … until the disk has had COUNT requests, MS at most; how long?
+ *   until COUNT MS          … until the disk has had COUNT requests, MS at most
  *   seen                    reports the requests that the disk has, oldest first
  *   finish N RESULT …       answers the Nth of them (and so on; numbers are those before)
  *   all RESULT              answers all
@@ -167,10 +167,19 @@ static unsigned in_flight(void)
     return sum;
 }
 
+static double ms_now(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
 static void report_device(void)
 {
     char text[160];
 
+    report_int("clock", (long long)ms_now());
     report_int("status", atomic_load(&v->status));
     report_int("edges", edges);
     report_int("held", held_count);
@@ -219,14 +228,6 @@ static void report_seen(void)
         report_raw("]}");
     }
     report_raw("]");
-}
-
-static double ms_now(void)
-{
-    struct timespec t;
-
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
 }
 
 static void run_loop(double ms)
@@ -294,7 +295,6 @@ static bool command(const char *verb, char *rest)
         while (seen_total < want && ms_now() - begin < most)
             if (loop_run_once(loop, 20) < 0)
                 abort();
-        report_int("ms", (long long)(ms_now() - begin));
     } else if (strcmp(verb, "seen") == 0) {
         report_seen();
     } else if (strcmp(verb, "finish") == 0) {
