@@ -131,7 +131,7 @@ static void on_batch_end(void *ctx)
 /* --- requests, §5.2.6 --- */
 
 /* EXERCISE 8.6: what a chain means. reserve_status(): the status is the last byte that the device
- * may write, wherever the driver has cut its buffers (§2.7.4.1): in the last piece that has one. It
+ * may write, wherever the driver has cut its buffers (§2.7.4): in the last piece that has one. It
  * becomes a piece of its own, iov[out_count + in_count], and is no longer part of the data
  * (vq_chain_trim_in()). False: the chain has no such byte, or there is no room for the piece.
  * parse_transfer(): the rest is data; of a read what the device may write, of a write what it
