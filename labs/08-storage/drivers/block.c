@@ -95,8 +95,6 @@ static struct item *make(unsigned id, unsigned op, uint64_t offset, uint64_t siz
 
 static void do_disk(char *rest)
 {
-    const struct block_channel_config cfg = {.batch_end = on_batch_end, .ctx = &channel};
-
     if (loop != NULL) {
         block_channel_fini(&channel);
         loop_destroy(loop);
@@ -111,9 +109,9 @@ static void do_disk(char *rest)
     block.read_only = strcmp(kind, "ro") == 0;
     block.can_discard = take_number(&rest);
     block.can_zero = take_number(&rest);
-    struct block_channel_config with_loop = cfg;
-    with_loop.loop = loop;
-    report_int("rc", block_channel_init(&channel, &block, &with_loop));
+    const struct block_channel_config cfg = {
+        .loop = loop, .batch_end = on_batch_end, .ctx = &channel};
+    report_int("rc", block_channel_init(&channel, &block, &cfg));
 }
 
 static bool command(const char *verb, char *rest)
