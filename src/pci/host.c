@@ -36,10 +36,10 @@ unsigned pci_line_of(unsigned slot)
 /* EXERCISE 9.2: configuration mechanism #1 (PCI 3.0 §3.2.2.3.2), in four small functions. The eight
  * ports hold an address register, which is one only for accesses of 4 bytes at its beginning, and
  * from DATA_OFFSET on the four bytes of data. is_address() and is_data() say which of the two an
- * access of `size` bytes at `offset` means; one that begins in the data and leaves it means
- * neither. selected(): the function that the address names, with bit 31 set, on bus 0, function 0
- * of a slot; else NULL. config_offset(): the byte of its configuration space, for which the address
- * gives the dword and the port the byte in it. */
+ * access of `size` bytes at `offset` means; one that lies in both means neither. selected(): the
+ * function that the address names, with bit 31 set, on bus 0, function 0 of a slot; else NULL.
+ * config_offset(): the byte of its configuration space, for which the address gives the dword and
+ * the port the byte in it. */
 // SOLUTION 9.2
 /* The function that the address names, or NULL. */
 static struct pci_dev *selected(const struct pci_bus *bus)
