@@ -167,7 +167,7 @@ def config_ports(lab):
         ids[fn + 1] = (vendor, device, 0x020000, 0)
     known = {slot: struct.pack("<HHII", vendor, device, 0, class_code << 8 | revision)
              for slot, (vendor, device, class_code, revision) in ids.items()}  # fmt: skip
-    for slot in (*known, count + 1, 31):
+    for slot in (*known, count + 1, 15, 16, 17, 31):
         for offset, size in ((0, 4), (0, 2), (2, 2), (8, 4), (9, 1), (10, 2), (11, 1), (3, 1)):
             want = int.from_bytes(known[slot][offset : offset + size], "little") if slot in known else ones(size)
             script.read(slot, offset, size, f"configuration space of slot {slot}{'' if slot in known else ', which is empty'}, "
@@ -283,10 +283,15 @@ def bar_sizes(lab):
                     script.read(1, low + 4, 4, f"upper half of BAR {bar.index} ({bar}) after {value:#x} was written", value=value & bar.mask >> 32)
             script.write(1, low, 1, 0)
             script.read(1, low, 1, f"the lowest byte of BAR {bar.index} ({bar}) after 0 was written", value=bar.kind)
-        if at < 6:
-            script.write(1, BAR0 + 4 * 5, 4, MASK32)
-            script.read(1, BAR0 + 4 * 5, 4, "BAR 5, which there is not, after ones were written", value=0)
         script.run()
+    script, bar = Pci(lab), Bar(lab.rng.randrange(5), 1 << lab.rng.randrange(4, 24), is_io=False)
+    for line in ("fn 0x1af4 0x1041", bar.line(0), "add 0"):
+        script.do(line)
+    for index in range(6):
+        script.write(1, BAR0 + 4 * index, 4, MASK32)
+        script.read(1, BAR0 + 4 * index, 4, f"BAR {index} of a function that has BAR {bar.index} only ({bar}), after ones were written",
+                    value=bar.mask if index == bar.index else 0)  # fmt: skip
+    script.run()
 
 
 class Model:
@@ -1270,6 +1275,10 @@ def bad_frames(lab):
     for _ in range(130):
         frame = rng.randbytes(rng.choice([14, 15, 60, rng.randrange(14, 300)]))
         net.transmit(odd_header(rng, len(frame)), frame)
+    frame = rng.randbytes(200)
+    for header in ((1, GSO_TCPV4, 54, 0, 34, 16, 0), (1, GSO_TCPV6, 74, 0, 54, 16, 0), (0, GSO_TCPV4, 54, 100, 34, 16, 0), (1, GSO_TCPV4, 201, 100, 34, 16, 0),
+                   (1, 0, 0, 0, 199, 0, 0), (1, 5, 54, 100, 34, 16, 0)):  # fmt: skip
+        net.transmit(header, frame)
     plain = (0, 0, 0, 0, 0, 0, 0)
     for length in (0, 1, 13):
         net.transmit(plain, bytes(length), [12, length], f"a frame of {length} bytes, which is less than its addresses")
