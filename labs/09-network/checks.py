@@ -1198,6 +1198,9 @@ def bad_config(lab):
             script.do(f"out {port} {size} {rng.choice([0, ones(size), rng.getrandbits(8 * size)])}")
     after = [script.read(1, offset, 4) for offset in kept]
     script.read(0, 0, 4, "the host bridge's vendor and device, after 1500 accesses at random", value=0x12378086)
+    line = rng.randrange(1, 256)
+    script.write(1, IRQ_LINE, 1, line)
+    script.read(1, IRQ_LINE, 1, f"the interrupt line register, after 1500 accesses at random and then {line:#x}", value=line)
     for offset in (0xFC, 0xFE, 0xFF):
         for size in (4, 2, 1):
             if offset + size <= 256:
