@@ -168,7 +168,7 @@ def header_read(lab):
     longer = Kernel(lab, size)
     longer.end = lab.rng.randrange(HEADER_END + 1, 0x282)
     tries = [
-        ("a header as long as hv knows it", Kernel(lab, size)),
+        ("a header as long as hv knows it", Kernel(lab, size, loadflags=1 | lab.rng.choice([0x40, 0x80]))),
         (f"a header of version 2.{old.fields['version'] & 0xFF:02}, which ends at {SUBARCH_AT:#x}", old),
         (f"a header of version 2.12, which ends at {middle.end:#x}", middle),
         (f"a header with fields from the future, which ends at {longer.end:#x}", longer),

@@ -347,6 +347,6 @@ def run(argv, scratch, limit, stdin=b"", report=False, memory=None, cwd=None, en
         if report:
             os.close(told)
     status = None if ended else process.returncode
-    if status is not None and status > 128 and prefix:
-        status = 128 - status  # unshare says it as a shell does
+    if prefix and status is not None and status - 128 in signal.valid_signals():
+        status = 128 - status  # unshare says it as a shell does; a guest that ends hv with such a status, too
     return Run(status, out, err, reported, time.monotonic() - start, ended)

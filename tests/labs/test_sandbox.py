@@ -32,6 +32,11 @@ class Sandbox(unittest.TestCase):
         run = sandbox.run([sys.executable, "-c", "import os; os.abort()"], self.scratch, 10)
         self.assertEqual((run.status, run.how()), (-6, "killed by SIGABRT"))
 
+    def test_a_large_exit_status_is_one(self):
+        for status in (127, 128, 200, 255):
+            run = self.shell(f"exit {status}")
+            self.assertEqual((run.status, run.how()), (status, f"exit status {status}"))
+
     def test_large_input_does_not_block(self):
         data = bytes(range(256)) * 2000
         self.assertEqual(sandbox.run(["cat"], self.scratch, 10, stdin=data).out, data)
