@@ -19,6 +19,8 @@ GUESTS_64 += mmio page_fault idt_timer uart_echo # lab 04
 GUESTS_64 += lapic_timer # lab 05
 GUESTS_64 += smp_start # lab 06
 GUESTS_64 += virtio_rng # lab 07
+GUESTS_64 += virtio_blk # lab 08
+GUESTS_64 += virtio_net # lab 09
 
 G := build/guest
 GUEST_CC ?= gcc

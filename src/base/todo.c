@@ -35,9 +35,9 @@ static bool is_news(const char *exercise)
 static const char *lab_of(const char *exercise)
 {
     static const char *const labs[] = {
-        [1] = "labs/01-real-mode",  [2] = "labs/02-bus",   [3] = "labs/03-paging",
-        [4] = "labs/04-interrupts", [5] = "labs/05-linux", [6] = "labs/06-smp",
-        [7] = "labs/07-virtqueues",
+        [1] = "labs/01-real-mode",  [2] = "labs/02-bus",     [3] = "labs/03-paging",
+        [4] = "labs/04-interrupts", [5] = "labs/05-linux",   [6] = "labs/06-smp",
+        [7] = "labs/07-virtqueues", [8] = "labs/08-storage", [9] = "labs/09-network",
     };
     unsigned long lab = strtoul(exercise, NULL, 10);
 

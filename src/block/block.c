@@ -12,11 +12,19 @@
 
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 
 /* --- answers --- */
 
-/* On the loop. A done() may submit the next request, which may finish at once: that one's turn
- * comes with the next ring of the bell, so that nobody is kept here for ever. */
+/* EXERCISE 8.1: answers that come from the loop. block_finish() has an answer: nobody is called
+ * now, for who calls may hold a lock that done() wants. The request joins the end of the
+ * channel's list (`finished`, linked by `next`, the place for the next one in finished_end), and
+ * the bell is rung if the list was empty. on_bell(), on the loop: every request that is in the
+ * list now is done(), in the order in which they were finished, then batch_end() is called once,
+ * if the user gave one; not at all if there was none. A done() may free its request, and may
+ * submit another one that finishes at once: that one's turn comes with the next ring, so that
+ * nobody is kept here for ever. */
+// SOLUTION 8.1
 static void on_bell(void *ctx, uint32_t events)
 {
     struct block_channel *c = ctx;
@@ -47,6 +55,17 @@ void block_finish(struct block_channel *c, struct block_req *req, int result)
     *c->finished_end = req;
     c->finished_end = &req->next;
 }
+// ELSE
+// static void on_bell(void *ctx, uint32_t events)
+// {
+//     (void)todo("8.1");
+// }
+//
+// void block_finish(struct block_channel *c, struct block_req *req, int result)
+// {
+//     (void)todo("8.1");
+// }
+// END 8.1
 
 int block_channel_init(struct block_channel *c, struct block *b,
                        const struct block_channel_config *cfg)
@@ -72,6 +91,12 @@ void block_channel_fini(struct block_channel *c)
 
 /* --- requests --- */
 
+/* EXERCISE 8.2: 0, or why the back end need not see this request. A flush is always fine. On a
+ * read-only block all that changes it is -EROFS; discards and zeros that the block cannot do are
+ * -ENOTSUP. Offset and size are multiples of BLOCK_SECTOR, and the range lies in the block whatever
+ * numbers a guest has chosen; the pieces of a read or a write have as many bytes together as its
+ * size says: else -EINVAL, in this order. Back ends rely on all of it. */
+// SOLUTION 8.2
 static uint64_t iov_bytes(const struct block_req *req)
 {
     uint64_t sum = 0;
@@ -81,7 +106,6 @@ static uint64_t iov_bytes(const struct block_req *req)
     return sum;
 }
 
-/* 0, or why the back end need not see this request. */
 static int check(const struct block *b, const struct block_req *req)
 {
     bool writes = req->op != BLOCK_READ && req->op != BLOCK_FLUSH;
@@ -99,6 +123,12 @@ static int check(const struct block *b, const struct block_req *req)
         return -EINVAL;
     return 0;
 }
+// ELSE
+// static int check(const struct block *b, const struct block_req *req)
+// {
+//     return todo("8.2");
+// }
+// END 8.2
 
 int block_open(struct block *b, const struct block_channel_config *cfg, struct block_channel **out)
 {

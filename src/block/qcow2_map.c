@@ -14,6 +14,7 @@
 
 #include "block/qcow2_priv.h"
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 
 int qcow2_damaged(struct qcow2_image *img, const char *fmt, ...)
 {
@@ -106,6 +107,15 @@ static int check_copied(struct qcow2_image *img, uint64_t host)
 int qcow2_entry_decode(struct qcow2_image *img, uint64_t entry, bool change,
                        struct qcow2_mapping *out)
 {
+    /* EXERCISE 8.9: takes an entry of an L2 table apart (qcow2, "Standard Cluster Descriptor"; a
+     * compressed one is decode_compressed()'s). Where the cluster is: `place`, 0 for nowhere; what
+     * it is: ZERO if the entry says so, else DATA if it has a place, else NONE; copied: it has a
+     * place, and that is ours alone. The file came from somewhere and is not to be believed: a
+     * place begins with a cluster and is inside the file, and zeros are known from version 3 on. If
+     * what it refers to will be changed, or dropped, then the place is no table of the image's
+     * (check_change()), and one that is ours alone is counted once (check_copied()). Else
+     * qcow2_damaged(), and *out as it was. */
+    // SOLUTION 8.9
     struct qcow2_mapping m = {.entry = entry, .place = entry & QCOW2_OFFSET};
     int rc = 0;
 
@@ -123,6 +133,11 @@ int qcow2_entry_decode(struct qcow2_image *img, uint64_t entry, bool change,
     if (rc == 0)
         *out = m;
     return rc;
+    // ELSE
+    // int rc = entry & QCOW2_COMPRESSED ? decode_compressed(img, entry, change, out) : todo("8.9");
+    //
+    // return rc < 0 || !change ? rc : check_copied(img, check_change(img, entry, 1) < 0);
+    // END 8.9
 }
 
 /* --- L2 tables --- */

@@ -10,6 +10,7 @@
 
 #include "block/qcow2_priv.h"
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 
 int qcow2_begin_change(struct qcow2_image *img)
 {
@@ -109,6 +110,16 @@ static int write_fresh(struct qcow2_image *img, uint64_t at, uint64_t len,
 
 int qcow2_write_new(struct qcow2 *q, uint64_t offset, uint64_t len, struct qcow2_cursor *from)
 {
+    /* EXERCISE 8.11: the guest writes `len` bytes at `offset` of the disk, inside one cluster,
+     * which has no place that may be written. It gets one: a free cluster, or what its entry has
+     * already set aside for it (a place that is ours alone, under zeros). The whole of it is
+     * written: the guest's bytes (`from`), and around them what the disk had there until now, which
+     * may be in a backing file (write_cluster()); where the cluster is fresh and that is zeros, the
+     * guest's bytes are enough (write_fresh(), is_zero()). Only when its content is in the file
+     * does the L2 entry name it, as ours alone, and is what it had before dropped
+     * (qcow2_drop_entry()), unless it is the same place. The table to change is qcow2_l2_own()'s.
+     * If the write fails, a cluster that was taken for it is given back, and all is as it was. */
+    // SOLUTION 8.11
     struct qcow2_image *img = q->images[0];
     const uint64_t at = offset % img->cluster_size;
     struct qcow2_mapping m;
@@ -138,6 +149,14 @@ int qcow2_write_new(struct qcow2 *q, uint64_t offset, uint64_t len, struct qcow2
     }
     qcow2_l2_set(l2, qcow2_l2_index(img, offset), host | QCOW2_COPIED);
     return reuse ? 0 : qcow2_drop_entry(img, &m);
+    // ELSE
+    // const struct qcow2_mapping none = {.kind = QCOW2_KIND_NONE};
+    //
+    // if (todo("8.11") < 0)
+    //     return -EIO;
+    // return is_zero(q, &none) ? write_fresh(q->images[0], 0, len, from, 0)
+    //                          : write_cluster(q, &none, offset, 0, len, from, 0);
+    // END 8.11
 }
 
 /* --- zeros --- */

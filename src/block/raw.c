@@ -19,6 +19,7 @@
 
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 
 #define PAGE 4096
 
@@ -41,7 +42,13 @@ bool raw_needs_bounce(const struct raw_block *raw, const struct block_req *req)
     return false;
 }
 
-/* One piece of memory, completely. A file that ends before the block does has shrunk. */
+/* EXERCISE 8.3: all of it. transfer() moves one piece of memory between `data` and byte `offset` of
+ * the file, completely: pread() and pwrite() may move less than they were asked for, and a signal
+ * may come before they have moved anything. An error is -errno; a file that ends before the block
+ * does has shrunk, which is -EIO and not zeros. transfer_iov() does that for all pieces of a
+ * request, from byte `done` of it on: what is before that was moved already and is left alone, and
+ * `done` may be at a piece's end or in the middle of one. */
+// SOLUTION 8.3
 static int transfer(int fd, bool write, void *data, uint64_t size, uint64_t offset)
 {
     uint8_t *p = data;
@@ -75,6 +82,17 @@ static int transfer_iov(const struct raw_block *raw, const struct block_req *req
     }
     return 0;
 }
+// ELSE
+// static int transfer(int fd, bool write, void *data, uint64_t size, uint64_t offset)
+// {
+//     return todo("8.3");
+// }
+//
+// static int transfer_iov(const struct raw_block *raw, const struct block_req *req, uint64_t done)
+// {
+//     return todo("8.3");
+// }
+// END 8.3
 
 static void copy_iov(const struct block_req *req, uint8_t *bounce)
 {

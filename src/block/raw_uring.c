@@ -15,6 +15,7 @@
 #include "block/raw_priv.h"
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 
 #define ENTRIES 256
 
@@ -90,7 +91,15 @@ static void uring_commit(struct block_channel *c)
 
 /* --- completion --- */
 
-/* What the kernel's answer means for the request. */
+/* EXERCISE 8.5: what the kernel has done. result_of(): what its answer `res` means for a request:
+ * bytes, or -errno. -EINTR and -EAGAIN mean that it was not done: raw_perform() does it now. So it
+ * does with the rest of a read or a write that moved less than all; other requests have no bytes.
+ * -EOPNOTSUPP is -ENOTSUP here. on_complete(), on the loop, when the eventfd was rung: takes its
+ * count away first, so that an answer which comes while we look rings again; then done() for each
+ * answer that there is (io_uring_peek_cqe(), io_uring_cqe_seen()), each entry given back before
+ * done(), which may submit. Requests that are still in the submission queue, for the kernel had no
+ * room, are committed once more; batch_end() is called once, if there was an answer. */
+// SOLUTION 8.5
 static int result_of(const struct raw_block *raw, const struct block_req *req, int res)
 {
     if (res == -EINTR || res == -EAGAIN)
@@ -123,6 +132,12 @@ static void on_complete(void *ctx, uint32_t events)
     if (any && u->channel.cfg.batch_end)
         u->channel.cfg.batch_end(u->channel.cfg.ctx);
 }
+// ELSE
+// static void on_complete(void *ctx, uint32_t events)
+// {
+//     (void)todo("8.5");
+// }
+// END 8.5
 
 /* --- life --- */
 

@@ -22,6 +22,7 @@
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
 #include "hv/base/timer.h"
+#include "hv/base/todo.h"
 #include "hv/net/net.h"
 #include "net/net_priv.h"
 
@@ -182,21 +183,6 @@ static ssize_t stream_send(struct net *n, const struct iovec *iov, unsigned coun
 
 /* --- receiving --- */
 
-/* The length of the first frame, if all of it has come; 0: not yet; -1: no frame is so long. */
-static ssize_t whole_frame(const struct stream *s)
-{
-    size_t have = s->in_end - s->in_first;
-    uint32_t length;
-
-    if (have < LENGTH)
-        return 0;
-    memcpy(&length, s->in + s->in_first, LENGTH);
-    length = be32toh(length);
-    if (length == 0 || length > NET_FRAME_MAX)
-        return -1;
-    return have - LENGTH >= length ? (ssize_t)length : 0;
-}
-
 /* Reads more of the stream. False: nothing came. */
 static bool read_more(struct stream *s)
 {
@@ -211,6 +197,29 @@ static bool read_more(struct stream *s)
     if (n == 0 || (errno != EAGAIN && errno != EINTR))
         hang_up(s);
     return false;
+}
+
+/* EXERCISE 9.10: frames out of a stream. in[in_first … in_end) is what has come: whole frames, each
+ * after its length (LENGTH bytes, big-endian), and the beginning of one. whole_frame(): the length
+ * of the first frame if all of it is there; 0 if not; -1 for a length that no frame has: 0, or more
+ * than NET_FRAME_MAX. stream_receive() reads more (read_more()) until there is one, takes it out of
+ * `in` and copies it (net_scatter()). -EAGAIN: nothing more comes now; -ENOTCONN: there is no peer
+ * (fd is -1 then), or no longer. A peer with a length of -1 is talking something else: hang_up().
+ */
+// SOLUTION 9.10
+/* The length of the first frame, if all of it has come; 0: not yet; -1: no frame is so long. */
+static ssize_t whole_frame(const struct stream *s)
+{
+    size_t have = s->in_end - s->in_first;
+    uint32_t length;
+
+    if (have < LENGTH)
+        return 0;
+    memcpy(&length, s->in + s->in_first, LENGTH);
+    length = be32toh(length);
+    if (length == 0 || length > NET_FRAME_MAX)
+        return -1;
+    return have - LENGTH >= length ? (ssize_t)length : 0;
 }
 
 static ssize_t stream_receive(struct net *n, const struct iovec *iov, unsigned count)
@@ -230,6 +239,21 @@ static ssize_t stream_receive(struct net *n, const struct iovec *iov, unsigned c
     s->in_first += LENGTH + (size_t)length;
     return net_scatter(iov, count, frame, (size_t)length);
 }
+// ELSE
+// static ssize_t whole_frame(const struct stream *s)
+// {
+//     return 0;
+// }
+//
+// static ssize_t stream_receive(struct net *n, const struct iovec *iov, unsigned count)
+// {
+//     struct stream *s = stream_of(n);
+//
+//     if (todo("9.10") == 0 && read_more(s))
+//         return net_scatter(iov, count, s->in, (size_t)whole_frame(s));
+//     return -EAGAIN;
+// }
+// END 9.10
 
 /* --- wake-ups --- */
 

@@ -9,22 +9,32 @@
 #include <errno.h>
 
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 #include "pci_priv.h"
 
 void pci_set_bar(struct pci_dev *p, unsigned index, const struct pci_bar *bar)
 {
-    uint64_t mask = ~(bar->size - 1);
-    uint32_t kind = bar->is_io ? PCI_BASE_ADDRESS_SPACE_IO : 0;
-
     assert(is_power_of_two(bar->size) && bar->size >= 16 && index + bar->is_64 < PCI_BARS);
     p->bars[index] = *bar;
     p->bars[index].mapped = 0;
+    /* EXERCISE 9.4: the register at bar_offset(index) says what it is in its lowest bits, which
+     * cannot be written: PCI_BASE_ADDRESS_SPACE_IO for ports; PCI_BASE_ADDRESS_MEM_TYPE_64 and
+     * PCI_BASE_ADDRESS_MEM_PREFETCH for memory with 64 bits of address; 0 for other memory. Of the
+     * others those are writable that an address of something so large can have (pci_allow()): a
+     * guest that writes ones reads the size. A 64-bit one goes on in the register after it. */
+    // SOLUTION 9.4
+    uint64_t mask = ~(bar->size - 1);
+    uint32_t kind = bar->is_io ? PCI_BASE_ADDRESS_SPACE_IO : 0;
+
     if (bar->is_64)
         kind = PCI_BASE_ADDRESS_MEM_TYPE_64 | PCI_BASE_ADDRESS_MEM_PREFETCH;
     pci_put32(p, bar_offset(index), kind);
     pci_allow(p, bar_offset(index), 4, (uint32_t)mask);
     if (bar->is_64)
         pci_allow(p, bar_offset(index + 1), 4, (uint32_t)(mask >> 32));
+    // ELSE
+    // (void)todo("9.4");
+    // END 9.4
 }
 
 static uint64_t address_of(const struct pci_dev *p, unsigned index)
@@ -85,6 +95,15 @@ static void map(struct pci_dev *p, struct pci_bar *bar, uint64_t address)
     tell(p, bar, true);
 }
 
+/* EXERCISE 9.5: pci_update_bars() makes the buses show what the registers say. wanted(): where BAR
+ * `index` belongs now. Nowhere, which is 0, while the command register does not allow its kind
+ * (PCI_COMMAND_IO, PCI_COMMAND_MEMORY); and nowhere while its address is all ones, as far as they
+ * stick, in 32 bits or in 64: that is a guest that asks for the size. Else at address_of(). A BAR
+ * that is not where it belongs (`mapped`) goes from there (unmap()), and appears where it belongs
+ * if that is somewhere (map(), which looks whether the place is free). One that is where it belongs
+ * is left alone: others may be using it. A function that is on no bus yet (p->bus) has no windows.
+ */
+// SOLUTION 9.5
 /* Where the BAR belongs now; 0: nowhere. All ones are a guest that asks for the size. */
 static uint64_t wanted(const struct pci_dev *p, unsigned index)
 {
@@ -110,6 +129,15 @@ void pci_update_bars(struct pci_dev *p)
             map(p, bar, address);
     }
 }
+// ELSE
+// void pci_update_bars(struct pci_dev *p)
+// {
+//     if (todo("9.5") == 0) {
+//         unmap(p, &p->bars[0]);
+//         map(p, &p->bars[0], address_of(p, 0));
+//     }
+// }
+// END 9.5
 
 void pci_unmap_bars(struct pci_dev *p)
 {

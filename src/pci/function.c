@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "hv/base/todo.h"
 #include "pci_priv.h"
 
 #define FIRST_CAPABILITY 0x40 /* behind the header */
@@ -96,6 +97,12 @@ static bool touches(unsigned offset, unsigned size, unsigned reg, unsigned lengt
 void pci_config_write(struct pci_dev *p, unsigned offset, unsigned size, uint32_t value)
 {
     assert(offset + size <= PCI_CONFIG_SIZE);
+    /* EXERCISE 9.3: stores `value`, the lowest byte at `offset`. A bit whose bit in `writable` is 0
+     * stays as it is; that is all that protects a function's identity and its capabilities. When
+     * the write touches the command register (2 bytes) or a base address register, if only with one
+     * byte, windows may have to appear, move or go: pci_update_bars(). Whatever was written, the
+     * device hears of it at the end (config_written, if it has one). */
+    // SOLUTION 9.3
     for (unsigned i = 0; i < size; i++) {
         uint8_t mask = p->writable[offset + i];
         uint8_t byte = (uint8_t)(value >> (8 * i));
@@ -106,6 +113,10 @@ void pci_config_write(struct pci_dev *p, unsigned offset, unsigned size, uint32_
         pci_update_bars(p);
     if (p->ops->config_written)
         p->ops->config_written(p, offset, size);
+    // ELSE
+    // if (todo("9.3") == 0 && touches(offset, size, PCI_COMMAND, 2))
+    //     put(p->config + offset, size, value);
+    // END 9.3
 }
 
 /* --- state --- */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 #include "pci_priv.h"
 
 #define DATA_OFFSET 4  /* of 0xcfc in the window */
@@ -32,6 +33,14 @@ unsigned pci_line_of(unsigned slot)
     return slot % PCI_LINES; /* every function uses INTA#; slots take turns */
 }
 
+/* EXERCISE 9.2: configuration mechanism #1 (PCI 3.0 §3.2.2.3.2), in four small functions. The eight
+ * ports hold an address register, which is one only for accesses of 4 bytes at its beginning, and
+ * from DATA_OFFSET on the four bytes of data. is_address() and is_data() say which of the two an
+ * access of `size` bytes at `offset` means; one that lies in both means neither. selected(): the
+ * function that the address names, with bit 31 set, on bus 0, function 0 of a slot; else NULL.
+ * config_offset(): the byte of its configuration space, for which the address gives the dword and
+ * the port the byte in it. */
+// SOLUTION 9.2
 /* The function that the address names, or NULL. */
 static struct pci_dev *selected(const struct pci_bus *bus)
 {
@@ -58,6 +67,27 @@ static bool is_address(uint64_t offset, unsigned size)
 {
     return offset == 0 && size == 4;
 }
+// ELSE
+// static struct pci_dev *selected(const struct pci_bus *bus)
+// {
+//     return todo("9.2") == 0 ? bus->slots[0] : NULL;
+// }
+//
+// static unsigned config_offset(const struct pci_bus *bus, uint64_t offset)
+// {
+//     return (unsigned)(offset % PCI_CONFIG_PORTS);
+// }
+//
+// static bool is_data(uint64_t offset, unsigned size)
+// {
+//     return todo("9.2") == 0;
+// }
+//
+// static bool is_address(uint64_t offset, unsigned size)
+// {
+//     return todo("9.2") == 0;
+// }
+// END 9.2
 
 static bool is_reset(const struct pci_bus *bus, uint64_t offset, unsigned size)
 {

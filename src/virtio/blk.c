@@ -23,6 +23,7 @@
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
 #include "hv/base/timer.h"
+#include "hv/base/todo.h"
 
 #define QUEUE_SIZE 256
 #define SEGMENTS_MAX 126           /* data buffers of one request that the driver is told of */
@@ -67,7 +68,14 @@ static uint8_t status_of(int result)
     return result == -ENOTSUP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
 }
 
-/* Under the queue's lock. The status byte was set aside when the request was parsed. */
+/* EXERCISE 8.8: an answer, some time later. answer_locked(), under the queue's lock: the status
+ * (status_of()) into the byte that reserve_status() set aside, the chain back to the driver, the
+ * request back to those that are free, and virtio_end(). The driver is told how many bytes were
+ * written: the data, if it went well, and the status in any case. on_done(), on the queue's loop
+ * and without the lock, answers. on_batch_end() comes after one or more of these: the driver hears
+ * of all at once (virtio_publish()); and if take_all() left chains in the ring for want of
+ * requests, the queue is kicked, once, now that there are some. */
+// SOLUTION 8.8
 static void answer_locked(struct request *r, int result)
 {
     struct blk_queue *q = r->q;
@@ -81,7 +89,6 @@ static void answer_locked(struct request *r, int result)
     virtio_end(q->vq);
 }
 
-/* On the queue's loop. */
 static void on_done(struct block_req *io, int result)
 {
     struct request *r = container_of(io, struct request, io);
@@ -103,10 +110,35 @@ static void on_batch_end(void *ctx)
     q->starved = false;
     pthread_mutex_unlock(&q->vq->lock);
 }
+// ELSE
+// static void answer_locked(struct request *r, int result)
+// {
+//     if (todo("8.8") == 0)
+//         *(uint8_t *)r->iov[0].iov_base = status_of(result);
+// }
+//
+// static void on_done(struct block_req *io, int result)
+// {
+//     answer_locked(container_of(io, struct request, io), result);
+// }
+//
+// static void on_batch_end(void *ctx)
+// {
+//     (void)todo("8.8");
+// }
+// END 8.8
 
 /* --- requests, §5.2.6 --- */
 
-/* Sets the last writable byte aside, behind the chain's pieces. False: there is none. */
+/* EXERCISE 8.6: what a chain means. reserve_status(): the status is the last byte that the device
+ * may write, wherever the driver has cut its buffers (§2.7.4): in the last piece that has one. It
+ * becomes a piece of its own, iov[out_count + in_count], and is no longer part of the data
+ * (vq_chain_trim_in()). False: the chain has no such byte, or there is no room for the piece.
+ * parse_transfer(): the rest is data; of a read what the device may write, of a write what it
+ * reads. Fills in io.op, offset and size (bytes), iov and iov_count, and data_written, which is
+ * what the guest finds in its memory if all goes well. -EINVAL: a sector whose offset in bytes is
+ * no number of 64 bits. All else the block checks. */
+// SOLUTION 8.6
 static bool reserve_status(struct request *r)
 {
     struct vq_chain *c = &r->chain;
@@ -137,6 +169,17 @@ static int parse_transfer(struct request *r, enum block_op op, uint64_t sector)
     r->data_written = read ? (uint32_t)c->in_size : 0;
     return 0;
 }
+// ELSE
+// static bool reserve_status(struct request *r)
+// {
+//     return todo("8.6") == 0;
+// }
+//
+// static int parse_transfer(struct request *r, enum block_op op, uint64_t sector)
+// {
+//     return todo("8.6");
+// }
+// END 8.6
 
 /* §5.2.6.1: one segment, for that is what the configuration allows. */
 static int parse_range(struct request *r, enum block_op op)
@@ -219,7 +262,13 @@ static void begin(struct blk *blk, struct blk_queue *q, struct request *r)
     block_submit(q->channel, &r->io);
 }
 
-/* ns until the limits allow another request; 0: now. */
+/* EXERCISE 8.7: as many requests as there are. limit_wait(): nanoseconds until both limits, `ops`
+ * and `bytes`, allow another request; 0: now. take_all() begins one chain after the other, each
+ * with a request of the pool (take(), begin()), until there are no more chains: true. Or until
+ * something else is short, which is asked for before a chain is taken: the limits say to wait, then
+ * the timer is set and comes back; or no request is free, then `starved` says so, and whoever
+ * answers one comes back. False, both times. A request that got no chain is still free. */
+// SOLUTION 8.7
 static uint64_t limit_wait(struct blk *blk)
 {
     uint64_t now = now_ns();
@@ -228,7 +277,6 @@ static uint64_t limit_wait(struct blk *blk)
     return ops > bytes ? ops : bytes;
 }
 
-/* Takes chains until there are no more, or something else is short. True: there are no more. */
 static bool take_all(struct blk *blk, struct blk_queue *q)
 {
     while (q->free != NULL) {
@@ -246,6 +294,18 @@ static bool take_all(struct blk *blk, struct blk_queue *q)
     q->starved = true; /* on_batch_end() comes back */
     return false;
 }
+// ELSE
+// static bool take_all(struct blk *blk, struct blk_queue *q)
+// {
+//     struct request *r = q->free;
+//
+//     if (r == NULL || !take(q->vq, r)) /* the first chain of each notification, so far */
+//         return true;
+//     q->free = r->next_free;
+//     begin(blk, q, r);
+//     return vq_has_work(&q->vq->vq) && todo("8.7") == 0;
+// }
+// END 8.7
 
 static void blk_serve(struct virtio_dev *v, struct virtio_queue *vq)
 {

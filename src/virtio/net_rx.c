@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "hv/base/todo.h"
 #include "virtio/net_priv.h"
 
 #define PUBLISH_EVERY 32 /* frames */
@@ -90,6 +91,26 @@ static ssize_t receive_plain(struct net_pair *p)
     return got < 0 ? got : got + (ssize_t)NET_HEADER;
 }
 
+/* §5.1.6.4.1: num_buffers is always told. */
+static void finish_header(const struct net_device *d, const struct vq_chain *chain,
+                          unsigned buffers)
+{
+    struct virtio_net_hdr_v1 header = {.num_buffers = htole16((uint16_t)buffers)};
+    const size_t at = offsetof(struct virtio_net_hdr_v1, num_buffers);
+
+    if (d->has_header)
+        (void)vq_chain_write(chain, at, &header.num_buffers, sizeof(header.num_buffers));
+    else
+        (void)vq_chain_write(chain, 0, &header, sizeof(header));
+}
+
+/* EXERCISE 9.12: a frame of `bytes` bytes, its header included, lies in the held buffers, from the
+ * first one's beginning on (p->held: `count` chains, of chains[i].size bytes each). buffers_for():
+ * how many of them it fills, wholly or in part; 0 if it does not fit, which without mergeable
+ * buffers (d->merges) means: into one. push() gives so many back (vq_push(); a struct vq_chain with
+ * the head is enough), each with the number of bytes of the frame that lie in it, and forgets them
+ * (drop_front()). What is behind them was popped too early, and waits for the next frame. */
+// SOLUTION 9.12
 /* The buffers that `bytes` fill; 0: they do not fit. */
 static unsigned buffers_for(const struct net_device *d, const struct rx_held *h, uint64_t bytes)
 {
@@ -105,19 +126,6 @@ static unsigned buffers_for(const struct net_device *d, const struct rx_held *h,
     return 0;
 }
 
-/* §5.1.6.4.1: num_buffers is always told. */
-static void finish_header(const struct net_device *d, const struct vq_chain *chain,
-                          unsigned buffers)
-{
-    struct virtio_net_hdr_v1 header = {.num_buffers = htole16((uint16_t)buffers)};
-    const size_t at = offsetof(struct virtio_net_hdr_v1, num_buffers);
-
-    if (d->has_header)
-        (void)vq_chain_write(chain, at, &header.num_buffers, sizeof(header.num_buffers));
-    else
-        (void)vq_chain_write(chain, 0, &header, sizeof(header));
-}
-
 static void push(struct net_pair *p, unsigned buffers, uint64_t bytes)
 {
     for (unsigned i = 0; i < buffers; i++) {
@@ -128,6 +136,17 @@ static void push(struct net_pair *p, unsigned buffers, uint64_t bytes)
     }
     drop_front(&p->held, buffers);
 }
+// ELSE
+// static unsigned buffers_for(const struct net_device *d, const struct rx_held *h, uint64_t bytes)
+// {
+//     return (unsigned)(todo("9.12") == 0);
+// }
+//
+// static void push(struct net_pair *p, unsigned buffers, uint64_t bytes)
+// {
+//     drop_front(&p->held, buffers);
+// }
+// END 9.12
 
 /* A frame of `bytes` with its header lies in the held buffers: the guest's, or nobody's, in which
  * case the next one overwrites it. */

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 
 #include "hv/base/num.h"
+#include "hv/base/todo.h"
 #include "virtio/transport_priv.h"
 
 #define COMMON 0x0000
@@ -538,6 +539,11 @@ static uint32_t class_of(uint32_t virtio_id)
 static unsigned add_structure(struct virtio_pci *t, uint8_t type, unsigned size, uint32_t offset,
                               uint32_t length)
 {
+    /* EXERCISE 9.9: a vendor's capability (PCI_CAP_ID_VNDR) of `size` bytes that says: the
+     * structure of this `type` is in BAR VIRTIO_PCI_BAR, `offset` bytes from its beginning, and
+     * `length` bytes long. Returns where in the configuration space the capability lies.
+     * VIRTIO_PCI_CAP_… of <linux/virtio_pci.h> are the places of its fields. */
+    // SOLUTION 9.9
     unsigned cap = pci_add_capability(&t->fn, PCI_CAP_ID_VNDR, size);
 
     t->fn.config[cap + VIRTIO_PCI_CAP_LEN] = (uint8_t)size;
@@ -546,6 +552,9 @@ static unsigned add_structure(struct virtio_pci *t, uint8_t type, unsigned size,
     pci_put32(&t->fn, cap + VIRTIO_PCI_CAP_OFFSET, offset);
     pci_put32(&t->fn, cap + VIRTIO_PCI_CAP_LENGTH, length);
     return cap;
+    // ELSE
+    // return (unsigned)(todo("9.9") == 0);
+    // END 9.9
 }
 
 static void add_structures(struct virtio_pci *t)

@@ -2,6 +2,7 @@
 
 The comment at the top of guest/NAME.{S,c} has lines for this test:
   run: OPTIONS      what to give hv run, besides the kernel
+  disk: BYTES       an empty disk, whose name goes where the options say DISK
   needs: kvm|full   the KVM it takes
   expect: TEXT      a line it prints, in this order
   stdin: TEXT       a line to type at its serial port
@@ -22,9 +23,10 @@ class Spec:
         self.name = os.path.splitext(os.path.basename(path))[0]
         with open(path) as f:
             head = f.read().split("*/")[0]
-        found = re.findall(r"^ \* (run|needs|expect|stdin|status): (.*)$", head, re.M)
+        found = re.findall(r"^ \* (run|disk|needs|expect|stdin|status): (.*)$", head, re.M)
         get = lambda key: [value.strip() for k, value in found if k == key]
         self.options = shlex.split(get("run")[0])
+        self.disk = int((get("disk") or [0])[0])
         self.needs, self.status = get("needs")[0], get("status")[0]
         self.expect, self.stdin = get("expect"), get("stdin")
 
@@ -36,7 +38,7 @@ class GuestCase(harness.Case):
     tags = ("intel",)
 
     def check(self, spec):
-        args = ["run", "--kernel", harness.guest(spec.name), *spec.options]
+        args = ["run", "--kernel", harness.guest(spec.name), *self.options(spec)]
         if spec.status == "killed":
             out = self.until_killed(spec, args)
         else:
@@ -48,6 +50,14 @@ class GuestCase(harness.Case):
         for line in spec.expect:
             self.assertIn(line, out[pos:], f"after {pos} characters of\n{out}")
             pos = out.index(line, pos) + len(line)
+
+    def options(self, spec):
+        if not spec.disk:
+            return spec.options
+        path = self.scratch("disk")
+        with open(path, "wb") as file:
+            file.truncate(spec.disk)
+        return [path if word == "DISK" else word for word in spec.options]
 
     def until_killed(self, spec, args):
         run = subprocess.Popen([harness.HV, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
