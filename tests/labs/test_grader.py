@@ -130,7 +130,10 @@ class OtherVerdicts(GraderCase):
     def test_a_driver_that_does_not_compile_is_a_grader_error(self):
         self.put(self.root, "labs/01-one/drivers/twice.c", "broken")
         self.workspace()
-        self.assertEqual(self.verdicts(self.grade())["doubles"], grader.ERROR)
+        [doubles] = [record for record in self.grade()["checks"] if record["name"] == "doubles"]
+        self.assertEqual(doubles["verdict"], grader.ERROR)
+        self.assertIn("twice.c does not compile", doubles["why"])
+        self.assertIn("error:", doubles["why"])
 
     def test_the_worst_verdict_decides(self):
         order = [grader.PASSED, grader.FAILED, grader.CANNOT_RUN, grader.ERROR]
