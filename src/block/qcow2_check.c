@@ -293,15 +293,47 @@ static int compare_block(struct census *c, uint64_t number)
 }
 
 /* What is counted behind the end of the file takes no room. */
-static int compare_all(struct census *c)
+static int for_each_block(struct census *c, int (*visit)(struct census *c, uint64_t number))
 {
     const uint64_t per_block = qcow2_refcount_entries(c->img);
     uint64_t blocks = (c->clusters + per_block - 1) / per_block;
     int rc = 0;
 
     for (uint64_t i = 0; rc == 0 && i < blocks; i++)
-        rc = compare_block(c, i);
+        rc = visit(c, i);
     return rc;
+}
+
+/* --- repair --- */
+
+/* Takes down to what they should be the counts of one refcount block that are too large. */
+static int free_leaks_in(struct census *c, uint64_t number)
+{
+    struct qcow2_image *img = c->img;
+    const uint64_t per_block = qcow2_refcount_entries(img), first = number * per_block;
+    struct qcow2_slot *block;
+
+    if (number >= img->reftable_entries || img->reftable[number] == 0)
+        return 0;
+    int rc = qcow2_cache_get(img, &img->ref_cache, img->reftable[number], &block);
+    for (uint64_t i = 0; rc == 0 && i < per_block && first + i < c->clusters; i++) {
+        uint64_t refs = c->refs[first + i];
+        if (qcow2_refcount_get(block->data, img->h.refcount_order, i) <= refs)
+            continue;
+        qcow2_refcount_change(img, block, i, refs);
+        if (refs == 0)
+            qcow2_io_punch(img, (first + i) << img->h.cluster_bits, img->cluster_size);
+    }
+    return rc;
+}
+
+static int free_leaks(struct census *c)
+{
+    int rc = for_each_block(c, free_leaks_in);
+
+    if (rc == 0)
+        rc = qcow2_cache_write(c->img, &c->img->ref_cache);
+    return rc == 0 ? qcow2_io_sync(c->img) : rc;
 }
 
 /* --- all of it --- */
@@ -319,7 +351,7 @@ static int count_all(struct census *c)
         rc = walk_snapshots(c);
     if (rc == 0)
         rc = walk_bitmaps(c);
-    return rc == 0 ? compare_all(c) : rc;
+    return rc == 0 ? for_each_block(c, compare_block) : rc;
 }
 
 static int check_image(struct census *c)
@@ -339,16 +371,19 @@ static int check_image(struct census *c)
         return -ENOMEM;
     c->report.clusters = qcow2_clusters(img->h.size, img->h.cluster_bits);
     rc = count_all(c);
+    if (rc == 0 && !img->read_only && c->report.corruptions == 0 && c->report.leaks > 0)
+        rc = free_leaks(c);
     (void)munmap(c->refs, bytes); /* fails only for a bug of ours */
     return rc;
 }
 
-int block_qcow2_check(const char *path, void (*report)(void *ctx, const char *text), void *ctx,
-                      struct block_qcow2_report *out, struct error *err)
+static int open_and_check(const char *path, bool repair,
+                          void (*report)(void *ctx, const char *text), void *ctx,
+                          struct block_qcow2_report *out, struct error *err)
 {
-    const struct block_qcow2_config cfg = {.path = path, .read_only = true, .no_uring = true};
+    const struct block_qcow2_config cfg = {.path = path, .read_only = !repair, .no_uring = true};
     struct census c = {.say = report, .ctx = ctx};
-    int rc = qcow2_image_open(&cfg, path, false, true, &c.img, err);
+    int rc = qcow2_image_open(&cfg, path, false, !repair, &c.img, err);
 
     if (rc < 0)
         return rc;
@@ -359,4 +394,16 @@ int block_qcow2_check(const char *path, void (*report)(void *ctx, const char *te
         *out = c.report;
     qcow2_image_close(c.img);
     return rc;
+}
+
+int block_qcow2_check(const char *path, void (*report)(void *ctx, const char *text), void *ctx,
+                      struct block_qcow2_report *out, struct error *err)
+{
+    return open_and_check(path, false, report, ctx, out, err);
+}
+
+int block_qcow2_repair(const char *path, void (*report)(void *ctx, const char *text), void *ctx,
+                       struct block_qcow2_report *out, struct error *err)
+{
+    return open_and_check(path, true, report, ctx, out, err);
 }

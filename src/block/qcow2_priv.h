@@ -15,7 +15,7 @@
  *     qcow2_compress.c  compressed clusters
  *     qcow2_io.c        reading and writing the file on the calling thread
  *     qcow2_format.c    making images, resizing them
- *     qcow2_check.c     comparing references with counts
+ *     qcow2_check.c     comparing references with counts, freeing what is lost
  *
  * All but qcow2_io.c's reads need qcow2.lock; who opens, formats or checks an image is alone.
  */
@@ -321,6 +321,9 @@ int qcow2_refcount_load(struct qcow2_image *img, struct error *err) HV_MUST_CHEC
 uint64_t qcow2_refcount_entries(const struct qcow2_image *img); /* in a refcount block */
 uint64_t qcow2_refcount_get(const uint8_t *block, unsigned order, uint64_t index);
 void qcow2_refcount_set(uint8_t *block, unsigned order, uint64_t index, uint64_t count);
+/* The same in a cached block. */
+void qcow2_refcount_change(struct qcow2_image *img, struct qcow2_slot *block, uint64_t index,
+                           uint64_t count);
 int qcow2_refcount(struct qcow2_image *img, uint64_t cluster, uint64_t *count) HV_MUST_CHECK;
 /* Takes a free cluster; *fresh (may be NULL): it is new in the file, and zero. -ENOSPC, -EIO. */
 int qcow2_alloc(struct qcow2_image *img, uint64_t *host, bool *fresh) HV_MUST_CHECK;

@@ -83,9 +83,8 @@ void qcow2_refcount_set(uint8_t *block, unsigned order, uint64_t index, uint64_t
     }
 }
 
-/* Changes one number in a cached block. */
-static void set_count(struct qcow2_image *img, struct qcow2_slot *block, uint64_t index,
-                      uint64_t count)
+void qcow2_refcount_change(struct qcow2_image *img, struct qcow2_slot *block, uint64_t index,
+                           uint64_t count)
 {
     uint64_t bit = index << img->h.refcount_order;
 
@@ -268,7 +267,7 @@ static int make_block(struct qcow2_image *img, uint64_t number)
         rc = qcow2_cache_new(img, &img->ref_cache, offset, &block);
     if (rc < 0)
         return rc;
-    set_count(img, block, 0, 1);
+    qcow2_refcount_change(img, block, 0, 1);
     rc = qcow2_set_add(&img->tables, cluster);
     if (rc == 0)
         rc = qcow2_slot_write(img, block);
@@ -371,7 +370,7 @@ int qcow2_alloc(struct qcow2_image *img, uint64_t *host, bool *fresh)
     bool is_new = offset >= img->file_end && !img->is_device;
     if (img->is_device && offset + img->cluster_size > img->file_end)
         return -ENOSPC;
-    set_count(img, block, cluster % qcow2_refcount_entries(img), 1);
+    qcow2_refcount_change(img, block, cluster % qcow2_refcount_entries(img), 1);
     if (img->free_hint == cluster)
         img->free_hint = cluster + 1;
     if (fresh != NULL)
@@ -398,7 +397,7 @@ void qcow2_unalloc(struct qcow2_image *img, uint64_t host)
 
     if (find_block(img, cluster, &block) < 0 || block == NULL)
         return; /* it stays counted, and lost; no damage */
-    set_count(img, block, cluster % qcow2_refcount_entries(img), 0);
+    qcow2_refcount_change(img, block, cluster % qcow2_refcount_entries(img), 0);
     if (cluster < img->free_hint)
         img->free_hint = cluster;
 }
@@ -465,7 +464,7 @@ static int settle_one(struct qcow2_image *img, uint64_t cluster, struct punch *p
     if (count == 0)
         return qcow2_damaged(img, "cluster 0x%" PRIx64 " was used and not counted",
                              cluster << img->h.cluster_bits);
-    set_count(img, block, index, count - 1);
+    qcow2_refcount_change(img, block, index, count - 1);
     if (count > 1)
         return 0;
     if (cluster < img->free_hint)

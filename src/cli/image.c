@@ -97,6 +97,13 @@ static int set_json(void *ctx, const char *value, struct error *err)
     return 0;
 }
 
+static int set_repair(void *ctx, const char *value, struct error *err)
+{
+    (void)value, (void)err;
+    ((struct image_options *)ctx)->repair = true;
+    return 0;
+}
+
 static const struct cli_option image_option_table[] = {
     {"format", 'f', "FORMAT",
      "raw or qcow2; of convert's OUT\n(default: by the name, .raw, .img or .qcow2)", set_format},
@@ -108,6 +115,7 @@ static const struct cli_option image_option_table[] = {
     {"allow-backing", 0, NULL, "convert, resize: open the backing file\nthat the image names",
      set_allow_backing},
     {"shrink", 0, NULL, "resize: destroy what is beyond the new size", set_shrink},
+    {"repair", 0, NULL, "check: give back clusters that are lost", set_repair},
     {"json", 0, NULL, "info, check: print JSON", set_json},
     {0},
 };
@@ -370,24 +378,27 @@ static void print_finding(void *ctx, const char *text)
     (void)fprintf(opt->json ? stderr : stdout, "%s\n", text);
 }
 
-static json_t *check_json(const char *path, const struct block_qcow2_report *r)
+static json_t *check_json(const char *path, const struct block_qcow2_report *r, bool repaired)
 {
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "filename", path, "format",
-                     "qcow2", "corruptions", (json_int_t)r->corruptions, "leaks",
-                     (json_int_t)r->leaks, "total-clusters", (json_int_t)r->clusters,
-                     "allocated-clusters", (json_int_t)r->allocated, "compressed-clusters",
-                     (json_int_t)r->compressed, "image-end-offset", (json_int_t)r->end);
+    return json_pack(
+        "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "filename", path, "format", "qcow2",
+        "corruptions", (json_int_t)r->corruptions, "leaks", (json_int_t)(repaired ? 0 : r->leaks),
+        "leaks-fixed", (json_int_t)(repaired ? r->leaks : 0), "total-clusters",
+        (json_int_t)r->clusters, "allocated-clusters", (json_int_t)r->allocated,
+        "compressed-clusters", (json_int_t)r->compressed, "image-end-offset", (json_int_t)r->end);
 }
 
-static void print_report(const char *path, const struct block_qcow2_report *r)
+static void print_report(const char *path, const struct block_qcow2_report *r, bool repaired)
 {
     if (r->corruptions > 0)
         printf("%" PRIu64
                " places are damaged; keep a copy, then repair it: qemu-img check -r all %s\n",
                r->corruptions, path);
-    if (r->leaks > 0)
+    if (r->leaks > 0 && repaired)
+        printf("%" PRIu64 " clusters were lost, and are free again.\n", r->leaks);
+    else if (r->leaks > 0)
         printf("%" PRIu64 " clusters are lost, which harms no data; to get them back: "
-               "qemu-img check -r leaks %s\n",
+               "hv image check --repair %s\n",
                r->leaks, path);
     if (r->corruptions == 0 && r->leaks == 0)
         printf("No errors.\n");
@@ -405,16 +416,20 @@ static int check(char **args, struct image_options *opt, struct error *err)
     if (rc == 0 && format == IMAGE_RAW)
         rc = error_set(err, -EINVAL, "%s: in a raw image there is nothing to check", args[0]);
     if (rc == 0)
-        rc = block_qcow2_check(args[0], print_finding, opt, &report, err);
+        rc = (opt->repair ? block_qcow2_repair : block_qcow2_check)(args[0], print_finding, opt,
+                                                                    &report, err);
     if (rc < 0)
         return rc;
+    bool repaired = opt->repair && report.corruptions == 0;
     if (opt->json)
-        rc = print_json(check_json(args[0], &report));
+        rc = print_json(check_json(args[0], &report, repaired));
     else
-        print_report(args[0], &report);
+        print_report(args[0], &report, repaired);
     if (rc < 0)
         return rc;
-    return report.corruptions > 0 ? STATUS_INPUT : report.leaks > 0 ? STATUS_LEAKS : STATUS_OK;
+    if (report.corruptions > 0)
+        return STATUS_INPUT;
+    return report.leaks > 0 && !repaired ? STATUS_LEAKS : STATUS_OK;
 }
 
 /* --- resize --- */

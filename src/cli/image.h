@@ -12,7 +12,7 @@ struct image_options {
     enum image_format format; /* of the file, or of the copy */
     enum image_format from;   /* convert: of what is copied */
     struct block_qcow2_options qcow2;
-    bool allow_backing, force, shrink, json;
+    bool allow_backing, force, shrink, repair, json;
 };
 
 const char *image_format_name(enum image_format format);

@@ -233,6 +233,12 @@ static void check(const struct disk *d, bool good)
 
     if (good)
         fuzz_check(rc == 0 && report.corruptions == 0 && report.leaks == 0);
+    if (rc < 0 || report.corruptions > 0 || report.leaks == 0)
+        return;
+    if (block_qcow2_repair(d->path, NULL, NULL, &report, NULL) < 0)
+        return; /* it can be read only: marked as dirty, or with what writing does not know */
+    fuzz_check(block_qcow2_check(d->path, NULL, NULL, &report, NULL) == 0);
+    fuzz_check(report.corruptions == 0 && report.leaks == 0);
 }
 
 static void fuzz_image(int fd, const struct template *t, struct fuzz_input *in, bool shrinks)

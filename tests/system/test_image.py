@@ -198,6 +198,8 @@ class Kills(ImageCase):
             ours = self.hv("image", "check", "--json", path, status=LEAKS if found.get("leaks") else 0)
             self.assertEqual(json.loads(ours.out)["leaks"], found.get("leaks", 0))
             leaks, leaky = leaks + found.get("leaks", 0), leaky + bool(found.get("leaks"))
+            self.hv("image", "check", "--repair", path)
+            self.is_clean(path)
         if KILLS > 10:
             print(f"{KILLS} kills: {leaky} images with leaks, {leaks} clusters in all; no corruption")
 

@@ -8,7 +8,7 @@
  * with the disk is copied before it changes.
  *
  * Left out: making snapshots and compressed clusters (both are read), encryption, external data
- * files, extended L2 entries, bitmaps, repair. Specification: docs/interop/qcow2.txt of QEMU 7.2,
+ * files, extended L2 entries, bitmaps, repair of damage. Specification: docs/interop/qcow2.txt of QEMU 7.2,
  * below "qcow2".
  */
 #ifndef HV_BLOCK_QCOW2_H
@@ -89,6 +89,11 @@ struct block_qcow2_report {
 #define BLOCK_QCOW2_FINDINGS_MAX 100
 int block_qcow2_check(const char *path, void (*say)(void *ctx, const char *text), void *ctx,
                       struct block_qcow2_report *out, struct error *err) HV_MUST_CHECK;
+
+/* The same, and gives back the clusters that are lost: what a killed process had taken and not yet
+ * named. In an image with damage nothing is changed. *out: what was found. */
+int block_qcow2_repair(const char *path, void (*say)(void *ctx, const char *text), void *ctx,
+                       struct block_qcow2_report *out, struct error *err) HV_MUST_CHECK;
 
 /* Makes the disk larger or, if `shrink`, smaller. -EINVAL: smaller without `shrink`. No channel is
  * open. Backing files are opened if `backing` is set. */

@@ -1063,6 +1063,45 @@ Test(qcow2, a_check_finds_leaks_and_damage)
     cr_assert_geq(report_of(path).corruptions, 3);
 }
 
+Test(qcow2, a_repair_gives_back_what_is_lost)
+{
+    struct block_qcow2_report report;
+    struct block_rig rig;
+    struct error err;
+
+    make(path, SIZE, NULL);
+    start(&rig);
+    writes(&rig, 0, 2 * CLUSTER);
+    block_rig_fini(&rig);
+    uint64_t lost = qfile_append(path, a, CLUSTER, 3), end = report_of(path).end;
+    cr_assert_eq(report_of(path).leaks, 1);
+    cr_assert_eq(block_qcow2_repair(path, note, NULL, &report, &err), 0, "%s", err.text);
+    cr_assert_eq(report.leaks, 1, "what was found");
+    cr_assert_eq(report_of(path).leaks, 0);
+    cr_assert_eq(report_of(path).corruptions, 0);
+    cr_assert_eq(report_of(path).end, end);
+    cr_assert_eq(qfile_get(path, qfile_refcount_at(path, lost), 2), 0);
+}
+
+Test(qcow2, a_repair_leaves_damage_as_it_is)
+{
+    struct block_qcow2_report report;
+    struct block_rig rig;
+    struct error err;
+
+    make(path, SIZE, NULL);
+    start(&rig);
+    writes(&rig, 0, 2 * CLUSTER);
+    block_rig_fini(&rig);
+    uint64_t first = qfile_get(path, qfile_l2_at(path, 0), 8) & OFFSET;
+    uint64_t lost = qfile_append(path, a, CLUSTER, 1);
+    qfile_put(path, qfile_refcount_at(path, first), 2, 0);
+    cr_assert_eq(block_qcow2_repair(path, note, NULL, &report, &err), 0, "%s", err.text);
+    cr_assert_geq(report.corruptions, 1);
+    cr_assert_eq(qfile_get(path, qfile_refcount_at(path, lost), 2), 1);
+    cr_assert_eq(qfile_get(path, qfile_refcount_at(path, first), 2), 0);
+}
+
 Test(qcow2, extents_tell_zeros_from_the_rest)
 {
     struct block_rig rig;
