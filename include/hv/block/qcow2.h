@@ -8,8 +8,8 @@
  * with the disk is copied before it changes.
  *
  * Left out: making snapshots and compressed clusters (both are read), encryption, external data
- * files, extended L2 entries, bitmaps, repair of damage. Specification: docs/interop/qcow2.txt of QEMU 7.2,
- * below "qcow2".
+ * files, extended L2 entries, bitmaps, repair of damage. Specification: docs/interop/qcow2.txt of
+ * QEMU 7.2, below "qcow2".
  */
 #ifndef HV_BLOCK_QCOW2_H
 #define HV_BLOCK_QCOW2_H
