@@ -179,9 +179,13 @@ $(B)/tests/bench/bare_loop: $(B)/tests/bench/bare_loop.o
 	$(call say,LD)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^
 
+$(B)/tests/bench/queue_loop: $(B)/tests/bench/queue_loop.o $(B)/libhv.a
+	$(call say,LD)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
 bench: ## measure hv against QEMU: a table, build/bench/results.json and .svg
 	@tests/setup/deps bench
-	@$(MAKE) -s all $(B)/tests/bench/bare_loop
+	@$(MAKE) -s all $(B)/tests/bench/bare_loop $(B)/tests/bench/queue_loop
 	@tests/bench/run $(BENCH)
 
 .PHONY: bench

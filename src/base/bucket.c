@@ -51,8 +51,10 @@ uint64_t bucket_wait(struct bucket *b, uint64_t now)
 {
     uint64_t wait = 0;
 
+    if (!bucket_has_limit(b))
+        return 0;
     pthread_mutex_lock(&b->lock);
-    if (b->rate > 0) {
+    if (b->rate > 0) { /* still */
         fill_locked(b, now);
         if (b->level <= 0) { /* until there is one whole token */
             __uint128_t missing = (__uint128_t)(1 - b->level) * NS_PER_S - b->rest;
@@ -65,6 +67,8 @@ uint64_t bucket_wait(struct bucket *b, uint64_t now)
 
 void bucket_spend(struct bucket *b, uint64_t n)
 {
+    if (!bucket_has_limit(b))
+        return;
     pthread_mutex_lock(&b->lock);
     if (b->rate > 0) {
         if (n > LEVEL_MAX)

@@ -29,6 +29,7 @@ struct disk_options {
     unsigned queues;
     const char *serial; /* NULL: none */
     uint64_t iops, bps; /* 0: no limit */
+    bool event_idx;
 };
 
 int disk_options_parse(const char *value, struct disk_options *out,
@@ -57,6 +58,7 @@ struct nic_options {
     bool mac_given;
     const char *pcap;       /* NULL: no dump */
     uint64_t packets, rate; /* per second and direction; 0: no limit */
+    bool event_idx;
 };
 
 struct console_options {

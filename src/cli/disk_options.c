@@ -77,6 +77,11 @@ static int set_bps(void *ctx, const char *value, struct error *err)
     return prop_size(value, &((struct disk_options *)ctx)->bps, err);
 }
 
+static int set_event_idx(void *ctx, const char *value, struct error *err)
+{
+    return prop_on_off(value, &((struct disk_options *)ctx)->event_idx, err);
+}
+
 static const struct prop_rule rules[] = {
     {"format", "format=raw|qcow2", set_format},
     {"readonly", "readonly", set_readonly},
@@ -87,12 +92,13 @@ static const struct prop_rule rules[] = {
     {"serial", "serial=TEXT", set_serial},
     {"iops", "iops=N", set_iops},
     {"bps", "bps=SIZE", set_bps},
+    {"event-idx", "event-idx=on|off", set_event_idx},
     {0},
 };
 
 int disk_options_parse(const char *value, struct disk_options *out, struct error *err)
 {
-    *out = (struct disk_options){.queues = 1};
+    *out = (struct disk_options){.queues = 1, .event_idx = true};
     int rc = props_parse(value, rules, out, &out->path, &out->text, err);
     if (rc == 0 && *out->path == '\0') {
         disk_options_fini(out);

@@ -67,10 +67,19 @@ static int set_rate(void *ctx, const char *value, struct error *err)
     return prop_size(value, &((struct nic_options *)ctx)->rate, err);
 }
 
+static int set_event_idx(void *ctx, const char *value, struct error *err)
+{
+    return prop_on_off(value, &((struct nic_options *)ctx)->event_idx, err);
+}
+
 static const struct prop_rule rules[] = {
-    {"mac", "mac=ADDRESS", set_mac}, {"forward", "forward=PORTS…", set_forward},
-    {"pcap", "pcap=FILE", set_pcap}, {"pps", "pps=N", set_packets},
-    {"bps", "bps=SIZE", set_rate},   {0},
+    {"mac", "mac=ADDRESS", set_mac},
+    {"forward", "forward=PORTS…", set_forward},
+    {"pcap", "pcap=FILE", set_pcap},
+    {"pps", "pps=N", set_packets},
+    {"bps", "bps=SIZE", set_rate},
+    {"event-idx", "event-idx=on|off", set_event_idx},
+    {0},
 };
 
 /* "tap=IF": what it is, and where. */
@@ -101,7 +110,7 @@ int nic_options_parse(const char *value, struct nic_options *out, struct error *
 {
     const char *first;
 
-    *out = (struct nic_options){.kind = NIC_NONE};
+    *out = (struct nic_options){.kind = NIC_NONE, .event_idx = true};
     int rc = props_parse(value, rules, out, &first, &out->text, err);
     if (rc < 0)
         return rc;

@@ -148,7 +148,8 @@ static void give_disks(const struct session *s, struct machine_config *cfg)
                                               .queues = d->queues,
                                               .serial = d->serial,
                                               .iops = d->iops,
-                                              .bps = d->bps};
+                                              .bps = d->bps,
+                                              .no_event_idx = !d->event_idx};
     }
     cfg->disk_count = s->opt.disk_count;
 }
@@ -159,8 +160,10 @@ static void give_more(const struct session *s, struct machine_config *cfg)
 {
     for (unsigned i = 0; i < s->opt.nic_count; i++) {
         const struct nic_options *n = &s->opt.nics[i];
-        cfg->nics[i] =
-            (struct machine_nic){.net = s->nics[i], .packets = n->packets, .bytes = n->rate};
+        cfg->nics[i] = (struct machine_nic){.net = s->nics[i],
+                                            .packets = n->packets,
+                                            .bytes = n->rate,
+                                            .no_event_idx = !n->event_idx};
         memcpy(cfg->nics[i].mac, n->mac, sizeof(n->mac));
     }
     cfg->nic_count = s->opt.nic_count;

@@ -385,13 +385,14 @@ static const struct cli_option port_options[] = {
 // lab 08 {
 static const char disk_help[] = "a disk; parts: format=raw|qcow2, readonly, queues=N,\n"
                                 "direct=on, iops=N, bps=SIZE, serial=TEXT, backing=on,\n"
-                                "aio=threads";
+                                "aio=threads, event-idx=off";
 // }
 
 // lab 09 {
 static const char net_help[] = "a network interface: user, tap=IF, stream=PATH,\n"
                                "listen=PATH or none; parts: mac=ADDRESS, pcap=FILE,\n"
-                               "forward=PORTS, pps=N, bps=SIZE";
+                               "forward=PORTS, pps=N, bps=SIZE,\n"
+                               "event-idx=off";
 // }
 
 // lab 07 {

@@ -118,6 +118,8 @@ static int wire_disk(struct machine *m, unsigned index)
         rc = add_thread(m, name, &loops[i]);
     if (rc == 0)
         rc = virtio_blk_create(name, &setup, &v);
+    if (rc == 0 && disk->no_event_idx)
+        virtio_withhold(v, VIRTIO_FEATURE(VIRTIO_RING_F_EVENT_IDX));
     return rc < 0 ? rc : carry(m, name, v);
 }
 
@@ -137,6 +139,8 @@ static int wire_nic(struct machine *m, unsigned index)
     memcpy(setup.mac, nic->mac, sizeof(setup.mac));
     if (rc == 0)
         rc = virtio_net_create(name, &setup, &v);
+    if (rc == 0 && nic->no_event_idx)
+        virtio_withhold(v, VIRTIO_FEATURE(VIRTIO_RING_F_EVENT_IDX));
     return rc < 0 ? rc : carry(m, name, v);
 }
 

@@ -271,6 +271,8 @@ static void begin(struct blk *blk, struct blk_queue *q, struct request *r)
 // SOLUTION 8.7
 static uint64_t limit_wait(struct blk *blk)
 {
+    if (!bucket_has_limit(&blk->ops) && !bucket_has_limit(&blk->bytes))
+        return 0;
     uint64_t now = now_ns();
     uint64_t ops = bucket_wait(&blk->ops, now), bytes = bucket_wait(&blk->bytes, now);
 

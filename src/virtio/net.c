@@ -33,6 +33,8 @@ static void on_refill(void *ctx)
 
 uint64_t net_limit_wait(struct net_queue *q)
 {
+    if (!bucket_has_limit(&q->packets) && !bucket_has_limit(&q->bytes))
+        return 0;
     uint64_t now = now_ns();
     uint64_t packets = bucket_wait(&q->packets, now), bytes = bucket_wait(&q->bytes, now);
     uint64_t wait = packets > bytes ? packets : bytes;

@@ -122,6 +122,11 @@ void virtio_destroy(struct virtio_dev *v)
         v->ops->destroy(v);
 }
 
+void virtio_withhold(struct virtio_dev *v, uint64_t features)
+{
+    v->offered &= ~features;
+}
+
 void virtio_attach(struct virtio_dev *v, const struct virtio_port *port)
 {
     v->port = *port;

@@ -11,14 +11,16 @@
 #define HV_BASE_BUCKET_H
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct bucket {
-    pthread_mutex_t lock; /* guards the rest */
-    uint64_t rate;        /* tokens per second; 0: no limit */
-    uint64_t burst;       /* tokens that are there after a long rest */
-    int64_t level;        /* tokens there now; below 0: debt */
-    uint64_t at;          /* when level was right, ns of any monotonic clock */
+    pthread_mutex_t lock;  /* guards the rest */
+    _Atomic uint64_t rate; /* tokens per second; 0: no limit, which is seen without the lock */
+    uint64_t burst;        /* tokens that are there after a long rest */
+    int64_t level;         /* tokens there now; below 0: debt */
+    uint64_t at;           /* when level was right, ns of any monotonic clock */
     uint64_t rest; /* what has flowed in since, in tokens times 10^9, not yet a whole token */
 };
 
@@ -29,6 +31,13 @@ void bucket_fini(struct bucket *b);
 /* New limits, from the time `now` on, with a full bucket. burst 0: what flows in during 0.1 s, at
  * least 1. */
 void bucket_limit(struct bucket *b, uint64_t rate, uint64_t burst, uint64_t now);
+
+/* False: nobody waits, and who asks need not look at the clock first, which may cost more than all
+ * else that a request does. */
+static inline bool bucket_has_limit(const struct bucket *b)
+{
+    return atomic_load_explicit(&b->rate, memory_order_relaxed) > 0;
+}
 
 /* How long to wait, in ns, until something may be spent; 0: now. */
 uint64_t bucket_wait(struct bucket *b, uint64_t now);

@@ -36,6 +36,7 @@ struct machine_disk {
     unsigned queues;     /* 1..VIRTIO_BLK_QUEUES_MAX, each with a thread of its own */
     const char *serial;  /* borrowed; NULL: none */
     uint64_t iops, bps;  /* limits per second; 0: none */
+    bool no_event_idx;   /* without the event index (VIRTIO 1.2 §2.7.10) */
 };
 // }
 
@@ -46,6 +47,7 @@ struct machine_nic {
     struct net *net; /* borrowed */
     uint8_t mac[6];
     uint64_t packets, bytes; /* limits per second and direction; 0: none */
+    bool no_event_idx;       /* as for disks */
 };
 // }
 

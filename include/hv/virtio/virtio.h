@@ -113,6 +113,10 @@ static inline bool virtio_has(const struct virtio_dev *v, unsigned bit)
     return v->features & VIRTIO_FEATURE(bit);
 }
 
+/* Does not offer these features after all: for measuring what they are good for, and for drivers
+ * that get them wrong. Before the driver sees the device. */
+void virtio_withhold(struct virtio_dev *v, uint64_t features);
+
 /* Publishes what was pushed, and tells the driver if it wants to know. Under q->lock. */
 void virtio_publish(struct virtio_queue *q);
 

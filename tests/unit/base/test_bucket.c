@@ -24,6 +24,15 @@ Test(bucket, without_a_limit_nobody_waits)
     cr_assert_eq(bucket_wait(&b, 0), 0);
 }
 
+Test(bucket, tells_whether_there_is_a_limit)
+{
+    cr_assert_not(bucket_has_limit(&b));
+    bucket_limit(&b, 1, 0, 0);
+    cr_assert(bucket_has_limit(&b));
+    bucket_limit(&b, 0, 0, 0);
+    cr_assert_not(bucket_has_limit(&b));
+}
+
 Test(bucket, a_burst_is_free_and_then_the_rate_holds)
 {
     bucket_limit(&b, 100, 50, 7 * S);

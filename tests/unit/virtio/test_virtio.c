@@ -50,6 +50,17 @@ static void accept(uint64_t features)
 
 /* --- features --- */
 
+Test(virtio, does_not_offer_what_is_withheld_nor_take_it)
+{
+    virtio_withhold(rig.v, VIRTIO_FEATURE(VIRTIO_RING_F_EVENT_IDX));
+    cr_assert_not(virtio_offered(rig.v, 0) & (1U << VIRTIO_RING_F_EVENT_IDX));
+    cr_assert(virtio_offered(rig.v, 0) & (1U << VIRTIO_RING_F_INDIRECT_DESC));
+    set(ACK);
+    set(ACK | DRV);
+    accept(VERSION_1 | VIRTIO_FEATURE(VIRTIO_RING_F_EVENT_IDX));
+    cr_assert_eq(set(ACK | DRV | FOK), ACK | DRV);
+}
+
 Test(virtio, offers_its_own_and_the_common_features)
 {
     uint64_t offered = virtio_offered(rig.v, 0) | (uint64_t)virtio_offered(rig.v, 1) << 32;
