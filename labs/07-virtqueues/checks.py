@@ -2,7 +2,7 @@
 
 Two drivers take a script: drivers/queue.c has one queue, drivers/device.c a device behind virtio-mmio. What the
 driver in the guest would write, this file writes; what should come of it is worked out here a second time, from
-the specification. The order of memory accesses is seen by taking the rings' pages away (drivers/watch.h).
+the specification. The order of memory accesses is seen by taking the rings' pages away (watch.h).
 """
 
 import errno

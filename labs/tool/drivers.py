@@ -15,7 +15,8 @@ import tempfile
 
 DIRECTORY = "lab-drivers"  # in the tree's build/
 _PLACE = b"@@the key of this run goes here@@"
-_MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "driver", "main.c")
+_SHARED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "driver")
+_MAIN = os.path.join(_SHARED, "main.c")
 
 
 def libraries(tree):
@@ -30,11 +31,11 @@ def _digest(labdir, built):
     for path in ["build/release/libhv.a", *glob.glob("guest/**/*.[chS]", root_dir=built, recursive=True)]:
         status = os.stat(os.path.join(built, path))
         digest.update(repr((path, status.st_mtime_ns, status.st_size, status.st_ino)).encode())
-    directory = os.path.join(labdir, "drivers")
-    for path in [_MAIN, *sorted(os.path.join(directory, name) for name in os.listdir(directory))]:
-        if os.path.isfile(path):
-            with open(path, "rb") as file:
-                digest.update(file.read())
+    for directory in [_SHARED, os.path.join(labdir, "drivers")]:
+        for path in sorted(os.path.join(directory, name) for name in os.listdir(directory)):
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    digest.update(file.read())
     return digest.hexdigest()[:16]
 
 
@@ -72,7 +73,7 @@ def program(labdir, built, name):
     command = ["gcc", "-std=gnu17", "-O1", "-g", "-D_GNU_SOURCE", f"-Dexit=exit_{secrets.token_hex(8)}", "-pthread",
                "-Wall", "-Wextra",
                "-I" + os.path.join(built, "include"), "-I" + os.path.join(built, "src"),
-               "-I" + os.path.join(labdir, "drivers"), "-o", made, "-Wl,--wrap=main", _MAIN, source,
+               "-I" + os.path.join(labdir, "drivers"), "-I" + _SHARED, "-o", made, "-Wl,--wrap=main", _MAIN, source,
                os.path.join(built, "build/release/libhv.a"), *libraries(built)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=built, check=False)
     if done.returncode != 0:

@@ -10,7 +10,7 @@
  *       read:ADDR:SIZE                 bus_read(), into 16 bytes of 0x5a
  *       write:ADDR:SIZE:VALUE          bus_write()
  */
-#include "observe.h"
+#include "recorder.h"
 
 static struct bus bus;
 

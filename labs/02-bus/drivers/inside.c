@@ -8,7 +8,7 @@
  *       piece:ADDR:SIZE        piece_at_locked()
  */
 #include "bus/bus.c"
-#include "observe.h"
+#include "recorder.h"
 
 static struct bus bus;
 

@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 
 #include "hv/mem/mem.h"
-#include "observe.h"
+#include "recorder.h"
 
 #define BUFFER_SIZE ((size_t)64 << 10)
 #define POISON 0x5a

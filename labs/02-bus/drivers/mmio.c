@@ -7,7 +7,7 @@
  *       read:ADDR:LEN  write:ADDR:LEN:VALUE     a KVM_EXIT_MMIO
  */
 #include "machine/machine_priv.h"
-#include "observe.h"
+#include "recorder.h"
 
 #define WINDOW 16
 #define ON_MMIO 0

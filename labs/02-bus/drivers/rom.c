@@ -12,7 +12,7 @@
 
 #include "hv/kvm/kvm.h"
 #include "hv/mem/mem.h"
-#include "observe.h"
+#include "recorder.h"
 
 #define RAM_SIZE 0x10000
 #define ROM_SIZE 0x1000

@@ -7,7 +7,7 @@
  * Each reports "value" (of a read), the last one also "sent", all that has left the chip.
  */
 #include "hv/devices/uart16550.h"
-#include "observe.h"
+#include "recorder.h"
 
 static struct chr *chr;
 static struct device *dev;

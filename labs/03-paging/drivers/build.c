@@ -7,7 +7,7 @@
  * the case: what there is now is reported
  */
 #include "hv/x86/paging.h"
-#include "observe.h"
+#include "ram.h"
 
 static struct mem mem;
 static struct page_builder builder;

@@ -21,7 +21,7 @@
 #include "hv/kvm/kvm.h"
 #include "hv/x86/flat_modes.h"
 #include "hv/x86/paging.h"
-#include "observe.h"
+#include "ram.h"
 
 #define EXITS_MAX 64
 #define PATIENCE 3        /* seconds that a guest may run */

@@ -4,7 +4,7 @@
  * args: MODE GDT for each case; MODE: 32 or 64. There is 1 MiB of RAM.
  */
 #include "hv/x86/flat_modes.h"
-#include "observe.h"
+#include "ram.h"
 
 #define RAM (1ULL << 20)
 

@@ -8,7 +8,7 @@
 
 #include "hv/boot/boot.h"
 #include "hv/machine/layout.h"
-#include "observe.h"
+#include "ram.h"
 
 static uint8_t file[1 << 20];
 static uint64_t ram;

@@ -8,7 +8,7 @@
 
 #include "hv/x86/flat_modes.h"
 #include "hv/x86/vmx_checks.h"
-#include "observe.h"
+#include "ram.h"
 
 static void report_segment(const char *name, const struct kvm_segment *s)
 {

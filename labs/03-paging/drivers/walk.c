@@ -12,7 +12,7 @@
 #include <linux/kvm.h>
 
 #include "hv/x86/paging.h"
-#include "observe.h"
+#include "ram.h"
 
 static struct mem mem;
 static struct kvm_sregs sregs;
@@ -37,9 +37,9 @@ static void report_steps(const struct page_walk *w)
         report_raw(i > 0 ? ", [\"" : "[\"");
         report_raw(w->steps[i].table != NULL ? w->steps[i].table : "none");
         report_raw("\", ");
-        report_number_raw(w->steps[i].entry_gpa);
+        report_raw_number(w->steps[i].entry_gpa);
         report_raw(", ");
-        report_number_raw(w->steps[i].entry);
+        report_raw_number(w->steps[i].entry);
         report_raw("]");
     }
     report_raw("]");

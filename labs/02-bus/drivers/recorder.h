@@ -1,12 +1,12 @@
 /*
- * What the drivers of this lab share: the report of lab 01, arguments like `read:0x1000:4`, and a
- * device that writes down what is asked of it.
+ * What the drivers of this lab share: arguments like `read:0x1000:4`, and a device that writes down
+ * what is asked of it.
  */
-#ifndef OBSERVE_02_H
-#define OBSERVE_02_H
+#ifndef RECORDER_H
+#define RECORDER_H
 
-#include "../../01-real-mode/drivers/observe.h"
 #include "hv/bus/bus.h"
+#include "observe.h"
 
 /* --- arguments --- */
 

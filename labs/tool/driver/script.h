@@ -1,6 +1,6 @@
 /*
- * What both drivers of rings share: guest memory, and a script on standard input that says what to
- * do with it. Each line is a command, and makes one case of the report.
+ * For drivers that a script on standard input tells what to do, and guest memory for it. Each line
+ * is a command, and makes one case of the report.
  *
  *   mem GPA SIZE rom|ram     a region
  *   put GPA HEX              bytes into it, ROM too

@@ -1,5 +1,5 @@
 /*
- * What the drivers of this lab share: arguments in, one line of JSON out.
+ * What the drivers of all labs share: arguments in, one line of JSON out.
  *
  * A driver calls one function of the learner's and reports what it saw; it judges nothing. The
  * verdict is made in checks.py, from values that the driver was given and from values that it saw.
@@ -20,6 +20,14 @@
 static inline uint64_t number(const char *text)
 {
     return strtoull(text, NULL, 0);
+}
+
+/* What is left of a line of words: the next one. */
+static inline uint64_t take_number(char **line)
+{
+    char *word = strsep(line, " ");
+
+    return word == NULL ? 0 : number(word);
 }
 
 /* How many file descriptors this process has open (and the one that counts them). */
@@ -47,7 +55,7 @@ static inline bool all_bytes_are(const void *data, uint8_t byte, size_t size)
 
 /* The report is collected and written at the end in one piece. Drivers that are given several cases
  * begin each with report_case(). */
-static char report_text[65536];
+static char report_text[4 << 20];
 static size_t report_length;
 static int report_cases;
 static bool report_inside; /* an object is open and has a member */
@@ -60,6 +68,14 @@ static inline void report_raw(const char *text)
         memcpy(report_text + report_length, text, n);
         report_length += n;
     }
+}
+
+static inline void report_raw_number(uint64_t value)
+{
+    char text[32];
+
+    (void)snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
+    report_raw(text);
 }
 
 static inline void report_name(const char *name)
@@ -87,17 +103,14 @@ static inline void report_int(const char *name, long long value)
 
 static inline void report_u64(const char *name, uint64_t value)
 {
-    char text[32];
-
     report_name(name);
-    (void)snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
-    report_raw(text);
+    report_raw_number(value);
 }
 
 /* `text` is the driver's own or hv's: quotes and control characters become blanks. */
 static inline void report_string(const char *name, const char *text)
 {
-    char clean[600];
+    static char clean[1 << 16];
     size_t n = 0;
 
     for (; text[n] != '\0' && n < sizeof(clean) - 1; n++)
