@@ -4,12 +4,10 @@ Exercises 1.1 to 1.5 are observed by drivers that call the one function (drivers
 hv: with guests under KVM, and with exits of our making (drivers/fake_kvm.c).
 """
 
-import contextlib
 import errno
 import json
 import os
 import string
-import subprocess
 
 from grading import CannotRun
 
@@ -66,31 +64,9 @@ def expect_output(lab, tried, run, out):
     lab.expect(tried, out, run.out)
 
 
-_fake_kvm = []  # the library's bytes: compiled once, written anew for each run, for hv can write beside it
-
-
-def fake_kvm(lab):
-    """The path of drivers/fake_kvm.c as a library."""
-    source = os.path.join(lab.labdir, "drivers", "fake_kvm.c")
-    library = os.path.join(lab.scratch, "fake_kvm.so")
-    if not _fake_kvm:
-        command = ["gcc", "-std=gnu17", "-O1", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", library, source]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"fake_kvm.c does not compile:\n{done.stderr}")
-        with open(library, "rb") as file:
-            _fake_kvm.append(file.read())
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(library)
-        with open(library, "wb") as file:
-            file.write(_fake_kvm[0])
-    return library
-
-
 def fake_exits(lab, *script):
     """Runs hv on a KVM that plays SCRIPT: (run, the report of fake_kvm.c)."""
-    library = fake_kvm(lab)
+    library = lab.library("fake_kvm")
     hv = os.path.join(lab.tree, "build/release/hv")
     words = ["env", f"LD_PRELOAD={library}", f"FAKE_EXITS={' '.join(script)}", hv]
     run = lab.run([*words, *RUN, "--kernel", lab.guest(b"\xf4")], report=True)

@@ -5,12 +5,10 @@ with theirs. Drivers (drivers/*.c) call the functions and report what they saw; 
 fake_kvm.c lets hv see deaths that no guest could be made to die on every host.
 """
 
-import contextlib
 import errno
 import json
 import os
 import struct
-import subprocess
 
 from grading import CannotRun
 
@@ -1179,32 +1177,9 @@ def elf_greedy(lab):
                     f"{named(got['rc'])}: {got['error']}")  # fmt: skip
 
 
-_fake_kvm = []  # the library's bytes: compiled once, written anew for each run, for hv can write beside it
-
-
-def fake_kvm(lab):
-    """The path of drivers/fake_kvm.c as a library."""
-    source = os.path.join(lab.labdir, "drivers", "fake_kvm.c")
-    library = os.path.join(lab.scratch, "fake_kvm.so")
-    if not _fake_kvm:
-        include = os.path.join(lab.tree, "include")
-        command = ["gcc", "-std=gnu17", "-O1", "-D_GNU_SOURCE", "-I", include, "-shared", "-fPIC", "-o", library, source]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"fake_kvm.c does not compile:\n{done.stderr}")
-        with open(library, "rb") as file:
-            _fake_kvm.append(file.read())
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(library)
-        with open(library, "wb") as file:
-            file.write(_fake_kvm[0])
-    return library
-
-
 def fake_death(lab, kernel, *script):
     """hv runs KERNEL on a KVM that plays SCRIPT and then dies of a triple fault: (run, state at the start)."""
-    library = fake_kvm(lab)
+    library = lab.library("fake_kvm")
     words = ["env", f"LD_PRELOAD={library}", f"FAKE_EXITS={' '.join(script)} reason:8",
              os.path.join(lab.tree, "build/release/hv"), "run", "--boot", "elf", "--kernel", kernel]  # fmt: skip
     run = lab.run(words, report=True)

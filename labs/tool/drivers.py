@@ -61,28 +61,38 @@ def _place(labdir, built):
     return place
 
 
-def program(labdir, built, name):
-    """The path of the driver NAME for the tree in BUILT, which runs no learner's code: compiled now, or before.
-    RuntimeError: the course's driver does not compile."""
-    path = os.path.join(_place(labdir, built), name)
+def _compiled(labdir, built, name, made, *flags):
+    """The path of MADE, which is drivers/NAME.c of the lab compiled with FLAGS: now, or before. RuntimeError: the
+    course's driver does not compile."""
+    path = os.path.join(_place(labdir, built), made)
     if os.path.exists(path):
         return path
     source = os.path.join(labdir, "drivers", name + ".c")
     with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False) as file:
-        made = file.name
-    command = ["gcc", "-std=gnu17", "-O1", "-g", "-D_GNU_SOURCE", f"-Dexit=exit_{secrets.token_hex(8)}", "-pthread",
-               "-Wall", "-Wextra",
-               "-I" + os.path.join(built, "include"), "-I" + os.path.join(built, "src"),
-               "-I" + os.path.join(labdir, "drivers"), "-I" + _SHARED, "-o", made, "-Wl,--wrap=main", _MAIN, source,
-               os.path.join(built, "build/release/libhv.a"), *libraries(built)]  # fmt: skip
+        target = file.name
+    places = [os.path.join(built, "include"), os.path.join(built, "src"), os.path.join(labdir, "drivers"), _SHARED]
+    command = ["gcc", "-std=gnu17", "-O1", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", *("-I" + place for place in places),
+               "-o", target, source, *flags]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=built, check=False)
     if done.returncode != 0:
         with contextlib.suppress(FileNotFoundError):  # the linker removes it, too
-            os.unlink(made)
+            os.unlink(target)
         raise RuntimeError(f"{source} does not compile or link:\n{done.stderr[-3000:]}")
-    os.chmod(made, 0o755)
-    os.rename(made, path)
+    os.chmod(target, 0o755)
+    os.rename(target, path)
     return path
+
+
+def program(labdir, built, name):
+    """The path of the driver NAME for the tree in BUILT, which runs no learner's code. RuntimeError as above."""
+    archive = os.path.join(built, "build/release/libhv.a")
+    return _compiled(labdir, built, name, name, f"-Dexit=exit_{secrets.token_hex(8)}", "-pthread",
+                     "-Wl,--wrap=main", _MAIN, archive, *libraries(built))  # fmt: skip
+
+
+def library(labdir, built, name):
+    """The path of drivers/NAME.c as a library, to be loaded before others. RuntimeError as above."""
+    return _compiled(labdir, built, name, name + ".so", "-shared", "-fPIC")
 
 
 def with_key(path, target):

@@ -11,11 +11,13 @@ something. Any other exception is a mistake of the course, and counts as that.
 Everything a program of the learner's says is untrusted: compare it, never run it or open what it names.
 """
 
+import contextlib
 import json
 import os
 import random
 import re
 import shlex
+import shutil
 import subprocess
 import time
 
@@ -112,6 +114,15 @@ class Lab:
             name = shlex.join([os.path.basename(argv[0]), *argv[1:]]).replace(self.scratch + "/", "")
             self.fail(tried=name, expected=f"an end within {seconds:.0f} s", got=result.ended)
         return result
+
+    def library(self, name):
+        """Compiles drivers/NAME.c as a library, for LD_PRELOAD: its path. It is written anew each time, for what ran
+        before could write there."""
+        path = os.path.join(self.scratch, name + ".so")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        shutil.copyfile(drivers.library(self.labdir, self.built, name), path)
+        return path
 
     def driver(self, name, *args, stdin=b"", limit=None, hang_ok=False, crash_ok=False):
         """Compiles drivers/NAME.c against the graded libhv.a and runs it: Driver.
