@@ -100,8 +100,7 @@ static void leave_pairs(struct net_device *d, unsigned first, unsigned end)
     for (unsigned i = first; i < end; i++) {
         pthread_mutex_lock(&d->pairs[i].rx.vq->lock); /* whoever saw the old number is done now */
         pthread_mutex_unlock(&d->pairs[i].rx.vq->lock);
-        (void)!net_set_active(d->pairs[i].net,
-                              false); /* if it is gone it brings no frames either */
+        (void)!net_set_active(d->pairs[i].net, false); /* fails if it is gone for good */
     }
 }
 
