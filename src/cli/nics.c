@@ -31,7 +31,7 @@ static int open_nic(struct session *s, unsigned index, struct net **out, struct 
 
     switch (n->kind) {
     case NIC_USER:
-        return net_user_create(n->forwards, out, err);
+        return net_user_create(n->forwards, &s->log, out, err);
     case NIC_TAP:
         return net_tap_create(n->where, n->queues, out, err);
     case NIC_STREAM:

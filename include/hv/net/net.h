@@ -24,6 +24,7 @@
 #include <sys/uio.h>
 
 #include "hv/base/err.h"
+#include "hv/base/log.h"
 #include "hv/base/loop.h"
 
 #define NET_FRAME_MAX 65550 /* bytes: 64 KiB of payload and an Ethernet header with a VLAN tag */
@@ -99,8 +100,10 @@ int net_stream_create(const char *path, bool listen, struct net **out,
                       struct error *err) HV_MUST_CHECK;
 
 /* User-mode networking: passt as a child process, which needs no privilege. `forwards`: passt's -t
- * and -u arguments; NULL-terminated. */
-int net_user_create(const char *const *forwards, struct net **out, struct error *err) HV_MUST_CHECK;
+ * and -u arguments; NULL-terminated. What passt says goes to `log` (borrowed, outlives; may be
+ * NULL) while the network is watched, and that it has ended. */
+int net_user_create(const char *const *forwards, const struct log *log, struct net **out,
+                    struct error *err) HV_MUST_CHECK;
 
 /* Two ends of one wire, in memory. */
 int net_pair_create(struct net **a, struct net **b) HV_MUST_CHECK;

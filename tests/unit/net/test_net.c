@@ -498,6 +498,100 @@ Test(net, a_socket_left_behind_is_in_nobodys_way)
     cr_assert_eq(net_stream_create(path, true, &n, &err), -EEXIST);
 }
 
+/* --- user: a passt of ours --- */
+
+static struct {
+    unsigned debug, warnings;
+    char text[512]; /* of the last one */
+} logged;
+
+static void on_log(void *ctx, enum log_level level, const char *text)
+{
+    (void)ctx;
+    logged.debug += level == LOG_DEBUG;
+    logged.warnings += level == LOG_WARN;
+    (void)snprintf(logged.text, sizeof(logged.text), "%s", text);
+}
+
+static const struct log test_log = {.level = LOG_DEBUG, .write = on_log};
+
+/* "passt" is a script that does this. */
+static void make_passt(const char *script)
+{
+    FILE *file = fopen(tmp_path(&tmp, "passt"), "w");
+
+    cr_assert_not_null(file);
+    cr_assert_gt(fprintf(file, "#!/bin/sh\n%s\n", script), 0);
+    cr_assert_eq(fclose(file), 0);
+    cr_assert_eq(chmod(tmp_path(&tmp, "passt"), 0755), 0);
+    cr_assert_eq(setenv("PATH", tmp.path, true), 0);
+    memset(&logged, 0, sizeof(logged));
+}
+
+Test(net, what_passt_says_is_logged_and_its_last_words_for_everybody)
+{
+    struct net *n;
+    unsigned fds = count_open_fds();
+
+    make_passt("echo first >&2; printf 'bell \\a and a half' >&2; echo ' line' >&2; exit 1");
+    cr_assert_eq(net_user_create(NULL, &test_log, &n, &err), 0, "%s", err.text);
+    watch(n);
+    while (logged.warnings == 0)
+        cr_assert_eq(loop_run_once(loop, -1), 0);
+    cr_assert_eq(logged.debug, 2);
+    cr_assert_not_null(strstr(logged.text, "last words: bell ? and a half line"), "%s",
+                       logged.text);
+    work();
+    cr_assert_eq(logged.warnings, 1);
+    cr_assert_eq(net_watch(n, NULL), 0);
+    watch(n);
+    net_destroy(n);
+    cr_assert_eq(count_open_fds(), fds);
+}
+
+Test(net, a_line_of_passts_may_be_long)
+{
+    struct net *n;
+
+    make_passt("i=0; while [ $i -lt 100 ]; do printf 0123456789 >&2; i=$((i + 1)); done; echo >&2");
+    cr_assert_eq(net_user_create(NULL, &test_log, &n, &err), 0, "%s", err.text);
+    watch(n);
+    while (logged.warnings == 0)
+        cr_assert_eq(loop_run_once(loop, -1), 0);
+    cr_assert_eq(logged.debug, 1);
+    cr_assert_not_null(strstr(logged.text, "0123456789"));
+    cr_assert_lt(strlen(logged.text), 300);
+    net_destroy(n);
+}
+
+Test(net, a_passt_that_we_end_ends_quietly)
+{
+    struct net *n;
+    unsigned fds = count_open_fds();
+
+    make_passt("echo here >&2; read line <&3");
+    cr_assert_eq(net_user_create(NULL, &test_log, &n, &err), 0, "%s", err.text);
+    watch(n);
+    while (logged.debug == 0)
+        cr_assert_eq(loop_run_once(loop, -1), 0);
+    cr_assert_str_eq(logged.text, "passt: here");
+    net_destroy(n);
+    cr_assert_eq(logged.warnings, 0);
+    cr_assert_eq(count_open_fds(), fds);
+}
+
+Test(net, without_passt_the_error_says_what_to_install)
+{
+    struct net *n = NULL;
+    unsigned fds = count_open_fds();
+
+    cr_assert_eq(setenv("PATH", tmp.path, true), 0);
+    cr_assert_eq(net_user_create(NULL, NULL, &n, &err), -ENOENT);
+    cr_assert_not_null(strstr(err.text, "install the package passt"), "%s", err.text);
+    cr_assert_null(n);
+    cr_assert_eq(count_open_fds(), fds);
+}
+
 /* --- pcap --- */
 
 Test(net, pcap_copies_both_directions)
