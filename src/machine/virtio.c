@@ -43,9 +43,13 @@ int virtio_start_threads(struct machine *m, struct error *err)
     return 0;
 }
 
-/* What is under way is finished first: its answer would find no device. */
+/* No vCPU runs any more. What they asked for last is looked at: nobody would bring the last words
+ * of a guest that has switched itself off. And what is under way is finished: its answer would find
+ * no device. */
 void virtio_stop_threads(struct machine *m)
 {
+    for (unsigned i = 0; i < m->virtio.thread_count; i++)
+        iothread_catch_up(m->virtio.threads[i]);
     for (unsigned i = 0; i < m->virtio.dev_count; i++)
         if (m->virtio.started)
             virtio_stop(m->virtio.devs[i]);

@@ -262,11 +262,12 @@ class Others(Virtio):
         self.assertEqual(t.wait(), 0)
 
     def test_a_named_port_is_a_stream(self):
-        out = self.scratch("port")  # what a guest writes there is taken a moment later: Linux does not wait for it
+        """Linux does not wait until hv has taken what it writes there, and is switched off right after it."""
+        out = self.scratch("port")
         r = self.boot("""modprobe virtio_console
 until grep -l org.hvlab.test /sys/class/virtio-ports/*/name; do sleep 1; done
 port=$(grep -l org.hvlab.test /sys/class/virtio-ports/*/name); port=${port%/name}
-echo through-the-port >/dev/${port##*/}; sleep 2""", "--console", "none", "--console", f"file:{out},name=org.hvlab.test")
+echo through-the-port >/dev/${port##*/}""", "--console", "none", "--console", f"file:{out},name=org.hvlab.test")
         self.assertIn("vport0p1", r.out, str(r))
         with open(out, encoding="ascii") as file:
             self.assertEqual(file.read(), "through-the-port\n")
