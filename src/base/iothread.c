@@ -13,6 +13,10 @@ struct iothread {
     bool started; /* thread is valid */
     _Atomic bool stop;
     char name[16];
+    pthread_mutex_t lock; /* guards the rest */
+    pthread_cond_t done;  /* is_behind became false */
+    bool is_behind;       /* somebody waits for all that is ready now */
+    bool has_ended;       /* or ends, and nobody needs to wait */
 };
 
 int iothread_create(const char *name, struct iothread **out)
@@ -27,6 +31,8 @@ int iothread_create(const char *name, struct iothread **out)
         return rc;
     }
     (void)snprintf(t->name, sizeof(t->name), "%s", name);
+    (void)pthread_mutex_init(&t->lock, NULL); /* neither fails on Linux */
+    (void)pthread_cond_init(&t->done, NULL);
     *out = t;
     return 0;
 }
@@ -36,14 +42,37 @@ struct loop *iothread_loop(const struct iothread *t)
     return t->loop;
 }
 
+/* Whoever waits is told, once what was ready when it began to is handled. */
+static int catch_up(struct iothread *t)
+{
+    pthread_mutex_lock(&t->lock);
+    bool is_behind = t->is_behind;
+    pthread_mutex_unlock(&t->lock);
+    int rc = is_behind ? loop_run_ready(t->loop) : 0;
+    if (!is_behind || rc < 0)
+        return rc;
+    pthread_mutex_lock(&t->lock);
+    t->is_behind = false;
+    (void)pthread_cond_broadcast(&t->done);
+    pthread_mutex_unlock(&t->lock);
+    return 0;
+}
+
 static void *run(void *arg)
 {
     struct iothread *t = arg;
+    int rc = 0;
 
-    while (!atomic_load(&t->stop))
-        if (loop_run_once(t->loop, -1) < 0)
-            break; /* epoll_wait() fails only for a bad descriptor: a bug of ours, not worth a spin
-                    */
+    /* epoll_wait() fails only for a bad descriptor: a bug of ours, not worth a spin. */
+    while (rc == 0 && !atomic_load(&t->stop)) {
+        rc = loop_run_once(t->loop, -1);
+        if (rc == 0)
+            rc = catch_up(t);
+    }
+    pthread_mutex_lock(&t->lock);
+    t->has_ended = true;
+    (void)pthread_cond_broadcast(&t->done);
+    pthread_mutex_unlock(&t->lock);
     return NULL;
 }
 
@@ -52,6 +81,7 @@ int iothread_start(struct iothread *t)
     sigset_t all, old;
 
     atomic_store(&t->stop, false);
+    t->is_behind = t->has_ended = false;
     sigfillset(&all);
     (void)pthread_sigmask(SIG_BLOCK, &all, &old); /* cannot fail with these arguments */
     int rc = -pthread_create(&t->thread, NULL, run, t);
@@ -61,6 +91,18 @@ int iothread_start(struct iothread *t)
     t->started = true;
     (void)pthread_setname_np(t->thread, t->name);
     return 0;
+}
+
+void iothread_catch_up(struct iothread *t)
+{
+    if (!t->started)
+        return;
+    pthread_mutex_lock(&t->lock);
+    t->is_behind = true;
+    loop_wake(t->loop);
+    while (t->is_behind && !t->has_ended)
+        pthread_cond_wait(&t->done, &t->lock);
+    pthread_mutex_unlock(&t->lock);
 }
 
 void iothread_stop(struct iothread *t)
@@ -79,5 +121,7 @@ void iothread_destroy(struct iothread *t)
         return;
     iothread_stop(t);
     loop_destroy(t->loop);
+    (void)pthread_cond_destroy(&t->done);
+    (void)pthread_mutex_destroy(&t->lock);
     free(t);
 }

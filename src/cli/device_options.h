@@ -52,6 +52,7 @@ struct nic_options {
     char *text; /* owned */
     enum nic_kind kind;
     const char *where; /* an interface or a path */
+    unsigned queues;   /* pairs of them; more than one only of a tap interface */
     const char *forwards[NIC_FORWARDS_MAX];
     unsigned forward_count;
     uint8_t mac[6];

@@ -9,6 +9,7 @@
 #include "cli/device_options.h"
 #include "cli/props.h"
 #include "hv/base/num.h"
+#include "hv/net/net.h"
 
 #define MULTICAST 0x01 /* in an address's first byte */
 
@@ -57,6 +58,16 @@ static int set_pcap(void *ctx, const char *value, struct error *err)
     return prop_text(value, &((struct nic_options *)ctx)->pcap, err);
 }
 
+static int set_queues(void *ctx, const char *value, struct error *err)
+{
+    uint64_t n;
+    int rc = prop_number(value, 1, NET_QUEUES_MAX, &n, err);
+
+    if (rc == 0)
+        ((struct nic_options *)ctx)->queues = (unsigned)n;
+    return rc;
+}
+
 static int set_packets(void *ctx, const char *value, struct error *err)
 {
     return prop_number(value, 0, UINT32_MAX, &((struct nic_options *)ctx)->packets, err);
@@ -75,6 +86,7 @@ static int set_event_idx(void *ctx, const char *value, struct error *err)
 static const struct prop_rule rules[] = {
     {"mac", "mac=ADDRESS", set_mac},
     {"forward", "forward=PORTS…", set_forward},
+    {"queues", "queues=N", set_queues},
     {"pcap", "pcap=FILE", set_pcap},
     {"pps", "pps=N", set_packets},
     {"bps", "bps=SIZE", set_rate},
@@ -110,13 +122,15 @@ int nic_options_parse(const char *value, struct nic_options *out, struct error *
 {
     const char *first;
 
-    *out = (struct nic_options){.kind = NIC_NONE, .event_idx = true};
+    *out = (struct nic_options){.kind = NIC_NONE, .queues = 1, .event_idx = true};
     int rc = props_parse(value, rules, out, &first, &out->text, err);
     if (rc < 0)
         return rc;
     rc = parse_kind(out, first, err);
     if (rc == 0 && out->forward_count > 0 && out->kind != NIC_USER)
         rc = error_set(err, -EINVAL, "forward: only user forwards ports");
+    if (rc == 0 && out->queues > 1 && out->kind != NIC_TAP)
+        rc = error_set(err, -EINVAL, "queues: only tap=INTERFACE has several");
     if (rc < 0)
         nic_options_fini(out);
     return rc;

@@ -24,15 +24,16 @@ static int open_nothing(struct session *s, unsigned index, struct net **out, str
     return rc < 0 ? error_sys(err, rc, "cannot make a cable") : 0;
 }
 
+/* All of its queues. */
 static int open_nic(struct session *s, unsigned index, struct net **out, struct error *err)
 {
     const struct nic_options *n = &s->opt.nics[index];
 
     switch (n->kind) {
     case NIC_USER:
-        return net_user_create(n->forwards, out, err);
+        return net_user_create(n->forwards, &s->log, out, err);
     case NIC_TAP:
-        return net_tap_create(n->where, out, err);
+        return net_tap_create(n->where, n->queues, out, err);
     case NIC_STREAM:
     case NIC_LISTEN:
         return net_stream_create(n->where, n->kind == NIC_LISTEN, out, err);
@@ -47,15 +48,13 @@ int open_nics(struct session *s, struct error *err)
     for (unsigned i = 0; i < s->opt.nic_count; i++) {
         struct nic_options *n = &s->opt.nics[i];
         int rc = n->mac_given ? 0 : draw_address(n->mac, err);
-        struct net *net = NULL;
 
         if (rc == 0)
-            rc = open_nic(s, i, &net, err);
+            rc = open_nic(s, i, s->nics[i], err);
         if (rc == 0 && n->pcap != NULL)
-            rc = net_pcap_create(net, n->pcap, &net, err);
+            rc = net_pcap_create(s->nics[i], n->queues, n->pcap, err);
         if (rc < 0)
             return error_prefix(err, rc, "--net %s", n->text);
-        s->nics[i] = net;
     }
     return 0;
 }
@@ -63,7 +62,8 @@ int open_nics(struct session *s, struct error *err)
 void close_nics(struct session *s)
 {
     for (unsigned i = 0; i < s->opt.nic_count; i++) {
-        net_destroy(s->nics[i]);
+        for (unsigned j = 0; j < NET_QUEUES_MAX; j++)
+            net_destroy(s->nics[i][j]);
         net_destroy(s->loose_ends[i]);
     }
 }

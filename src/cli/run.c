@@ -160,7 +160,8 @@ static void give_more(const struct session *s, struct machine_config *cfg)
 {
     for (unsigned i = 0; i < s->opt.nic_count; i++) {
         const struct nic_options *n = &s->opt.nics[i];
-        cfg->nics[i] = (struct machine_nic){.net = s->nics[i],
+        cfg->nics[i] = (struct machine_nic){.nets = s->nics[i],
+                                            .queues = n->queues,
                                             .packets = n->packets,
                                             .bytes = n->rate,
                                             .no_event_idx = !n->event_idx};

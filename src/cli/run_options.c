@@ -391,7 +391,7 @@ static const char disk_help[] = "a disk; parts: format=raw|qcow2, readonly, queu
 // lab 09 {
 static const char net_help[] = "a network interface: user, tap=IF, stream=PATH,\n"
                                "listen=PATH or none; parts: mac=ADDRESS, pcap=FILE,\n"
-                               "forward=PORTS, pps=N, bps=SIZE,\n"
+                               "queues=N, forward=PORTS, pps=N, bps=SIZE,\n"
                                "event-idx=off";
 // }
 

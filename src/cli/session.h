@@ -12,6 +12,7 @@
 #include "hv/chr/chr.h"
 #include "hv/control/gdb.h" // lab 04
 #include "hv/machine/machine.h"
+#include "hv/net/net.h" // lab 09
 
 /* Everything that lives from the first start to the last: machines come and go with each reboot. */
 struct session {
@@ -33,8 +34,8 @@ struct session {
     struct block *disks[MACHINE_DISKS_MAX]; // lab 08
     // lab 09 {
     struct chr *consoles[MACHINE_CONSOLES_MAX];
-    struct net *nics[MACHINE_NICS_MAX];
-    struct net *loose_ends[MACHINE_NICS_MAX]; /* of cables that lead nowhere */
+    struct net *nics[MACHINE_NICS_MAX][NET_QUEUES_MAX]; /* of each its queues; NULL: no more */
+    struct net *loose_ends[MACHINE_NICS_MAX];           /* of cables that lead nowhere */
     // }
 };
 

@@ -1,9 +1,9 @@
 /*
  * The machine's virtio devices: which there are, and who serves them.
  *
- * Threads: slow devices share one, each queue of a disk and each network interface has its own. The
- * main thread serves none: it waits for vCPUs when it pauses them, and a vCPU that resets a device
- * waits for that device's thread.
+ * Threads: slow devices share one, each queue of a disk and each pair of queues of a network
+ * interface has its own. The main thread serves none: it waits for vCPUs when it pauses them, and a
+ * vCPU that resets a device waits for that device's thread.
  */
 #include <errno.h>
 #include <inttypes.h> // lab 09
@@ -43,9 +43,13 @@ int virtio_start_threads(struct machine *m, struct error *err)
     return 0;
 }
 
-/* What is under way is finished first: its answer would find no device. */
+/* No vCPU runs any more. What they asked for last is looked at: nobody would bring the last words
+ * of a guest that has switched itself off. And what is under way is finished: its answer would find
+ * no device. */
 void virtio_stop_threads(struct machine *m)
 {
+    for (unsigned i = 0; i < m->virtio.thread_count; i++)
+        iothread_catch_up(m->virtio.threads[i]);
     for (unsigned i = 0; i < m->virtio.dev_count; i++)
         if (m->virtio.started)
             virtio_stop(m->virtio.devs[i]);
@@ -130,12 +134,18 @@ static int wire_nic(struct machine *m, unsigned index)
 {
     const struct machine_nic *nic = &m->cfg.nics[index];
     const char *name = make_name(m, "net", index);
-    struct virtio_net_pair pair = {.net = nic->net};
-    struct virtio_net_setup setup = {
-        .mem = &m->mem, .pairs = &pair, .pair_count = 1, .limits = {nic->packets, nic->bytes}};
+    struct virtio_net_pair pairs[VIRTIO_NET_PAIRS_MAX];
+    struct virtio_net_setup setup = {.mem = &m->mem,
+                                     .pairs = pairs,
+                                     .pair_count = nic->queues,
+                                     .limits = {nic->packets, nic->bytes}};
     struct virtio_dev *v;
-    int rc = add_thread(m, name, &pair.loop);
+    int rc = 0;
 
+    for (unsigned i = 0; rc == 0 && i < nic->queues; i++) {
+        pairs[i].net = nic->nets[i];
+        rc = add_thread(m, name, &pairs[i].loop);
+    }
     memcpy(setup.mac, nic->mac, sizeof(setup.mac));
     if (rc == 0)
         rc = virtio_net_create(name, &setup, &v);
@@ -253,7 +263,7 @@ int virtio_wire(struct machine *m, struct error *err)
         return error_set(
             err, rc,
             "too many virtio devices: there are %d windows, or %d slots on PCI, and %d "
-            "threads, of which each disk's queue takes one",
+            "threads, of which each queue of a disk or a network takes one",
             WINDOWS, VIRTIO_DEVICES_MAX, IO_THREADS_MAX);
     if (rc == 0)
         rc = windows_add_empty(m);

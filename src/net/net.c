@@ -39,6 +39,11 @@ int net_set_offloads(struct net *n, unsigned header, unsigned offloads)
     return n->ops->set_offloads(n, header, offloads);
 }
 
+int net_set_active(struct net *n, bool active)
+{
+    return n->ops->set_active ? n->ops->set_active(n, active) : 0;
+}
+
 void net_destroy(struct net *n)
 {
     if (n != NULL)

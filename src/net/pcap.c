@@ -2,6 +2,9 @@
  * Copies what passes to a file that tcpdump and Wireshark read (pcap, with nanoseconds).
  *
  * The guest must not be able to fill the host's disk: the file ends at FILE_MAX.
+ *
+ * The queues of an interface write to one file, from threads of their own: a record is appended
+ * with one system call, which Linux does not interleave with another's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,10 +36,10 @@ struct frame_header {
 
 struct pcap {
     struct net net;
-    struct net *under; /* owned */
-    int fd;            /* owned */
-    unsigned header;   /* bytes before each frame, which the file does not get */
-    uint64_t written;
+    struct net *under;             /* owned */
+    int fd;                        /* owned */
+    unsigned header;               /* bytes before each frame, which the file does not get */
+    uint64_t written, written_max; /* by this queue */
 };
 
 static struct pcap *pcap_of(struct net *n)
@@ -52,7 +55,7 @@ static void record(struct pcap *p, const struct iovec *iov, unsigned count, size
     size_t skip = p->header, left;
     unsigned used = 1;
 
-    if (size < skip || count >= PIECES || p->written > FILE_MAX)
+    if (size < skip || count >= PIECES || p->written > p->written_max)
         return;
     left = size - skip;
     (void)clock_gettime(CLOCK_REALTIME, &now);
@@ -67,7 +70,7 @@ static void record(struct pcap *p, const struct iovec *iov, unsigned count, size
         left -= here;
     }
     ssize_t n = writev(p->fd, all, (int)used);
-    p->written = n < 0 ? FILE_MAX + 1 : p->written + (uint64_t)n; /* a full disk ends it */
+    p->written = n < 0 ? p->written_max + 1 : p->written + (uint64_t)n; /* a full disk ends it */
 }
 
 static ssize_t pcap_send(struct net *n, const struct iovec *iov, unsigned count)
@@ -100,6 +103,11 @@ static void pcap_listen(struct net *n, bool readable, bool writable)
     net_listen(pcap_of(n)->under, readable, writable);
 }
 
+static int pcap_set_active(struct net *n, bool active)
+{
+    return net_set_active(pcap_of(n)->under, active);
+}
+
 static int pcap_set_offloads(struct net *n, unsigned header, unsigned offloads)
 {
     struct pcap *p = pcap_of(n);
@@ -125,30 +133,59 @@ static const struct net_ops pcap_ops = {
     .watch = pcap_watch,
     .listen = pcap_listen,
     .set_offloads = pcap_set_offloads,
+    .set_active = pcap_set_active,
     .destroy = pcap_destroy,
 };
 
-int net_pcap_create(struct net *under, const char *path, struct net **out, struct error *err)
+/* NULL: no memory, or no descriptor. */
+static struct pcap *create(struct net *under, int fd, unsigned queues)
+{
+    struct pcap *p = calloc(1, sizeof(*p));
+
+    if (p == NULL)
+        return NULL;
+    p->net = (struct net){.ops = &pcap_ops, .offloads = under->offloads};
+    p->under = under;
+    p->written_max = FILE_MAX / queues;
+    p->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (p->fd >= 0)
+        return p;
+    free(p);
+    return NULL;
+}
+
+/* Puts one before each of the queues, or before none. */
+static int put_before(struct net **nets, unsigned queues, int fd)
+{
+    struct pcap *made[NET_QUEUES_MAX];
+
+    for (unsigned i = 0; i < queues; i++) {
+        made[i] = create(nets[i], fd, queues);
+        if (made[i] != NULL)
+            continue;
+        while (i-- > 0) {
+            made[i]->under = NULL;
+            pcap_destroy(&made[i]->net);
+        }
+        return -ENOMEM;
+    }
+    for (unsigned i = 0; i < queues; i++)
+        nets[i] = &made[i]->net;
+    return 0;
+}
+
+int net_pcap_create(struct net **nets, unsigned queues, const char *path, struct error *err)
 {
     const struct file_header header = {.magic = MAGIC_NS,
                                        .major = 2,
                                        .minor = 4,
                                        .snaplen = 1 << 18,
                                        .linktype = LINKTYPE_ETHERNET};
-    struct pcap *p = calloc(1, sizeof(*p));
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+    int rc = fd < 0 ? -errno : fd_write_full(fd, &header, sizeof(header));
 
-    if (p == NULL) {
-        net_destroy(under);
-        return error_sys(err, -ENOMEM, "%s", path);
-    }
-    p->net = (struct net){.ops = &pcap_ops, .offloads = under->offloads};
-    p->under = under;
-    p->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    int rc = p->fd < 0 ? -errno : fd_write_full(p->fd, &header, sizeof(header));
-    if (rc < 0) {
-        pcap_destroy(&p->net);
-        return error_sys(err, rc, "cannot write %s", path);
-    }
-    *out = &p->net;
-    return 0;
+    if (rc == 0)
+        rc = put_before(nets, queues, fd);
+    fd_close(&fd);
+    return rc < 0 ? error_sys(err, rc, "cannot write %s", path) : 0;
 }

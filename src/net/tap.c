@@ -4,6 +4,10 @@
  * The kernel puts struct virtio_net_hdr_v1 before each frame, so that frames whose checksum is
  * still to be made, and segments that are still to be cut, pass as they are. Who asked for no
  * header does not see it.
+ *
+ * With several queues an interface has a descriptor for each. The kernel keeps a flow's frames
+ * together: they come to the queue that the flow's last frame was sent through, or to any, chosen
+ * by a hash. A queue that nobody reads must not be among these: it is detached (TUNSETQUEUE).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +30,7 @@ struct tap {
     struct net net;
     int fd;          /* owned */
     bool strips;     /* the user wants no header */
+    bool detached;   /* the kernel puts no frames here */
     uint32_t events; /* what it is listened to for */
     struct net_watch watch;
 };
@@ -155,6 +160,19 @@ static int tap_set_offloads(struct net *n, unsigned header, unsigned offloads)
     return 0;
 }
 
+static int tap_set_active(struct net *n, bool active)
+{
+    struct tap *t = tap_of(n);
+    struct ifreq ifr = {.ifr_flags = active ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE};
+
+    if (active != t->detached)
+        return 0;
+    if (ioctl(t->fd, TUNSETQUEUE, &ifr) < 0)
+        return errno == EINVAL ? -ENOTCONN : -errno; /* the interface was deleted */
+    t->detached = !active;
+    return 0;
+}
+
 static void tap_destroy(struct net *n)
 {
     struct tap *t = tap_of(n);
@@ -170,47 +188,99 @@ static const struct net_ops tap_ops = {
     .watch = tap_watch,
     .listen = tap_listen,
     .set_offloads = tap_set_offloads,
+    .set_active = tap_set_active,
     .destroy = tap_destroy,
 };
 
-static int attach(int fd, const char *name, struct error *err)
+/* Why the kernel refused, and what to do. */
+static int explain(const char *name, unsigned queues, int rc, struct error *err)
+{
+    if (rc == -EPERM)
+        return error_set(err, rc,
+                         "you may not use the interface %s: let root make it for you, with "
+                         "ip tuntap add %s mode tap%s user $USER",
+                         name, name, queues > 1 ? " multi_queue" : "");
+    if (rc == -EBUSY)
+        return error_set(err, rc, "the interface %s is in use", name);
+    if (rc == -EINVAL && queues > 1)
+        return error_set(err, rc,
+                         "the interface %s is none with several queues: make it with "
+                         "ip tuntap add %s mode tap multi_queue",
+                         name, name);
+    if (rc == -EINVAL)
+        return error_set(err, rc,
+                         "the interface %s is no tap interface, or one with several queues: "
+                         "then say queues=2, or more",
+                         name);
+    return error_sys(err, rc, "cannot use the interface %s", name);
+}
+
+static int attach(int fd, const char *name, unsigned queues, struct error *err)
 {
     struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
     int header = sizeof(struct virtio_net_hdr_v1);
 
+    if (queues > 1)
+        ifr.ifr_flags |= IFF_MULTI_QUEUE;
     memcpy(ifr.ifr_name, name, strlen(name));
-    if (ioctl(fd, TUNSETIFF, &ifr) < 0) {
-        if (errno == EPERM)
-            return error_set(err, -EPERM,
-                             "you may not use the interface %s: let root make it for you, with "
-                             "ip tuntap add %s mode tap user $USER",
-                             name, name);
-        if (errno == EBUSY)
-            return error_set(err, -EBUSY, "the interface %s is in use", name);
-        return error_sys(err, -errno, "cannot use the interface %s", name);
-    }
+    if (ioctl(fd, TUNSETIFF, &ifr) < 0)
+        return explain(name, queues, -errno, err);
     if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0)
         return error_sys(err, -errno, "the interface %s does not know virtio's header", name);
     return 0;
 }
 
-int net_tap_create(const char *name, struct net **out, struct error *err)
+/* One of the interface's queues. */
+static int open_queue(const char *name, unsigned queues, struct net **out, struct error *err)
 {
-    if (name[0] == '\0' || strlen(name) >= IFNAMSIZ || strchr(name, '/'))
-        return error_set(err, -EINVAL, "'%s' is no name of a network interface", name);
     struct tap *t = calloc(1, sizeof(*t));
+
     if (t == NULL)
         return error_sys(err, -ENOMEM, "interface %s", name);
     t->net.ops = &tap_ops;
     t->net.offloads = NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6;
     t->strips = true;
     t->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
-    int rc = t->fd < 0 ? error_sys(err, -errno, "/dev/net/tun") : attach(t->fd, name, err);
+    int rc = t->fd < 0 ? error_sys(err, -errno, "/dev/net/tun") : attach(t->fd, name, queues, err);
     if (rc < 0) {
-        fd_close(&t->fd);
-        free(t);
+        tap_destroy(&t->net);
         return rc;
     }
     *out = &t->net;
+    return 0;
+}
+
+/* All but the first begin detached. */
+static int open_further(const char *name, unsigned queues, struct net **out, struct error *err)
+{
+    int rc = open_queue(name, queues, out, err);
+
+    if (rc < 0)
+        return rc;
+    rc = net_set_active(*out, false);
+    if (rc == 0)
+        return 0;
+    net_destroy(*out);
+    return error_sys(err, rc, "cannot detach a queue of the interface %s", name);
+}
+
+int net_tap_create(const char *name, unsigned queues, struct net **out, struct error *err)
+{
+    struct net *made[NET_QUEUES_MAX];
+
+    if (name[0] == '\0' || strlen(name) >= IFNAMSIZ || strchr(name, '/'))
+        return error_set(err, -EINVAL, "'%s' is no name of a network interface", name);
+    int rc = open_queue(name, queues, &made[0], err);
+    if (rc < 0)
+        return rc;
+    for (unsigned i = 1; i < queues; i++) {
+        rc = open_further(name, queues, &made[i], err);
+        if (rc < 0) {
+            while (i-- > 0)
+                net_destroy(made[i]);
+            return rc;
+        }
+    }
+    memcpy(out, made, queues * sizeof(made[0]));
     return 0;
 }

@@ -33,10 +33,11 @@ static void on_refill(void *ctx)
 
 uint64_t net_limit_wait(struct net_queue *q)
 {
-    if (!bucket_has_limit(&q->packets) && !bucket_has_limit(&q->bytes))
+    if (!bucket_has_limit(&q->limit->packets) && !bucket_has_limit(&q->limit->bytes))
         return 0;
     uint64_t now = now_ns();
-    uint64_t packets = bucket_wait(&q->packets, now), bytes = bucket_wait(&q->bytes, now);
+    uint64_t packets = bucket_wait(&q->limit->packets, now);
+    uint64_t bytes = bucket_wait(&q->limit->bytes, now);
     uint64_t wait = packets > bytes ? packets : bytes;
 
     if (wait > 0)
@@ -46,8 +47,8 @@ uint64_t net_limit_wait(struct net_queue *q)
 
 void net_limit_spend(struct net_queue *q, uint64_t bytes)
 {
-    bucket_spend(&q->packets, 1);
-    bucket_spend(&q->bytes, bytes);
+    bucket_spend(&q->limit->packets, 1);
+    bucket_spend(&q->limit->bytes, bytes);
 }
 
 void net_listen_for(struct net_pair *p, bool readable, bool writable)
@@ -84,15 +85,53 @@ static void on_writable(void *ctx)
     virtio_kick(p->tx.vq);
 }
 
+/* --- pairs --- */
+
+/* §5.1.2: without VIRTIO_NET_F_MQ a driver knows of one pair, behind which it looks for the control
+ * queue; that this device has more changes nothing for it. */
+static unsigned known_pairs(const struct net_device *d)
+{
+    return virtio_has(&d->v, VIRTIO_NET_F_MQ) ? d->pair_count : 1;
+}
+
+/* Pairs `first` to `end` - 1 are beyond the number: no frame comes there from here on. */
+static void leave_pairs(struct net_device *d, unsigned first, unsigned end)
+{
+    for (unsigned i = first; i < end; i++) {
+        pthread_mutex_lock(&d->pairs[i].rx.vq->lock); /* whoever saw the old number is done now */
+        pthread_mutex_unlock(&d->pairs[i].rx.vq->lock);
+        (void)!net_set_active(d->pairs[i].net, false); /* fails if it is gone for good */
+    }
+}
+
+int net_use_pairs(struct net_device *d, unsigned pairs)
+{
+    for (unsigned i = 1; i < pairs; i++) {
+        int rc = net_set_active(d->pairs[i].net, true);
+        if (rc < 0) {
+            unsigned before = atomic_load(&d->active);
+            leave_pairs(d, before, i);
+            return rc;
+        }
+    }
+    atomic_store(&d->active, pairs);
+    leave_pairs(d, pairs, d->pair_count);
+    for (unsigned i = 1; i < pairs; i++)
+        virtio_kick(d->pairs[i].rx.vq); /* buffers may be there that were not looked at */
+    return 0;
+}
+
 /* --- the driver's life --- */
 
 static void net_serve(struct virtio_dev *v, struct virtio_queue *q)
 {
     struct net_device *d = device_of(v);
-    unsigned pair = q->index / 2;
+    unsigned pair = q->index / 2, pairs = known_pairs(d);
 
-    if (pair == d->pair_count)
+    if (q->index == 2 * pairs)
         net_ctrl_serve(d, q);
+    else if (pair >= pairs)
+        return; /* there is no such queue for this driver */
     else if (q->index % 2 == 0)
         net_rx_pump(d, &d->pairs[pair]);
     else
@@ -136,6 +175,8 @@ static void net_start(struct virtio_dev *v)
     d->frame_max = offloads & ~NET_OFFLOAD_CSUM ? NET_FRAME_MAX + NET_HEADER : PLAIN_FRAME_MAX;
     if (d->mtu + 64U > d->frame_max)
         d->frame_max = d->mtu + 64U;
+    /* The number may come from a saved state. */
+    (void)!net_use_pairs(d, virtio_has(v, VIRTIO_NET_F_MQ) ? atomic_load(&d->active) : 1);
 }
 
 static void net_reset(struct virtio_dev *v)
@@ -145,7 +186,7 @@ static void net_reset(struct virtio_dev *v)
     pthread_mutex_lock(&d->filter_lock);
     net_filter_reset(&d->filter, d->mac);
     pthread_mutex_unlock(&d->filter_lock);
-    atomic_store(&d->active, 1);
+    (void)!net_use_pairs(d, 1); /* to use fewer cannot fail */
 }
 
 /* --- configuration, §5.1.4 --- */
@@ -172,24 +213,23 @@ void virtio_net_set_link(struct virtio_dev *v, bool up)
         virtio_config_changed(v);
 }
 
-/* One pair's part of a limit; 0 stays none. */
-static uint64_t share(uint64_t limit, unsigned pairs)
+static void set_limit(struct net_limit *l, const struct virtio_net_limits *to)
 {
-    return limit == 0 || limit >= pairs ? limit / pairs : 1;
+    uint64_t now = now_ns();
+
+    bucket_limit(&l->packets, to->packets, 0, now);
+    bucket_limit(&l->bytes, to->bytes, 0, now);
 }
 
 void virtio_net_limit(struct virtio_dev *v, const struct virtio_net_limits *limits)
 {
     struct net_device *d = device_of(v);
-    uint64_t now = now_ns();
 
-    for (unsigned i = 0; i < d->pair_count; i++) {
-        struct net_queue *queues[] = {&d->pairs[i].rx, &d->pairs[i].tx};
-        for (unsigned j = 0; j < ARRAY_LEN(queues); j++) {
-            bucket_limit(&queues[j]->packets, share(limits->packets, d->pair_count), 0, now);
-            bucket_limit(&queues[j]->bytes, share(limits->bytes, d->pair_count), 0, now);
-            virtio_kick(queues[j]->vq); /* it may be waiting for what is there now */
-        }
+    set_limit(&d->in, limits);
+    set_limit(&d->out, limits);
+    for (unsigned i = 0; i < d->pair_count; i++) { /* they may be waiting for what is there now */
+        virtio_kick(d->pairs[i].rx.vq);
+        virtio_kick(d->pairs[i].tx.vq);
     }
 }
 
@@ -248,13 +288,16 @@ static int net_load(struct virtio_dev *v, struct codec_reader *r)
 
 /* --- life --- */
 
-static void fini_net_queue(struct net_queue *q)
+static void init_limit(struct net_limit *l)
 {
-    if (q->d == NULL) /* never begun */
-        return;
-    timer_fini(&q->refill);
-    bucket_fini(&q->packets);
-    bucket_fini(&q->bytes);
+    bucket_init(&l->packets);
+    bucket_init(&l->bytes);
+}
+
+static void fini_limit(struct net_limit *l)
+{
+    bucket_fini(&l->packets);
+    bucket_fini(&l->bytes);
 }
 
 static void net_device_destroy(struct virtio_dev *v)
@@ -265,10 +308,14 @@ static void net_device_destroy(struct virtio_dev *v)
         struct net_pair *p = &d->pairs[i];
         if (p->net != NULL)
             (void)!net_watch(p->net, NULL); /* to stop cannot fail */
-        fini_net_queue(&p->rx);
-        fini_net_queue(&p->tx);
+        if (p->rx.d != NULL)                /* it was begun with */
+            timer_fini(&p->rx.refill);
+        if (p->tx.d != NULL)
+            timer_fini(&p->tx.refill);
     }
     free(d->pairs);
+    fini_limit(&d->in);
+    fini_limit(&d->out);
     (void)pthread_mutex_destroy(&d->filter_lock);
     virtio_fini(v);
     free(d);
@@ -311,11 +358,11 @@ static uint64_t features_of(const struct virtio_net_setup *setup)
     return f;
 }
 
-static int init_net_queue(struct net_device *d, struct net_queue *q, unsigned index)
+static int init_net_queue(struct net_device *d, struct net_queue *q, unsigned index,
+                          struct net_limit *limit)
 {
-    *q = (struct net_queue){.d = d, .vq = virtio_queue(&d->v, index), .refill.fd = -1};
-    bucket_init(&q->packets);
-    bucket_init(&q->bytes);
+    *q = (struct net_queue){
+        .d = d, .vq = virtio_queue(&d->v, index), .limit = limit, .refill.fd = -1};
     return timer_init(&q->refill, q->vq->loop, on_refill, q);
 }
 
@@ -324,10 +371,10 @@ static int init_pair(struct net_device *d, unsigned index, const struct virtio_n
     struct net_pair *p = &d->pairs[index];
     const struct net_watch watch = {
         .loop = setup->loop, .readable = on_readable, .writable = on_writable, .ctx = p};
-    int rc = init_net_queue(d, &p->rx, 2 * index);
+    int rc = init_net_queue(d, &p->rx, 2 * index, &d->in);
 
     if (rc == 0)
-        rc = init_net_queue(d, &p->tx, 2 * index + 1);
+        rc = init_net_queue(d, &p->tx, 2 * index + 1, &d->out);
     if (rc == 0)
         rc = net_watch(setup->net, &watch);
     if (rc == 0)
@@ -360,6 +407,8 @@ int virtio_net_create(const char *name, const struct virtio_net_setup *setup,
     d->mtu = setup->mtu;
     d->link_up = true;
     d->active = 1;
+    init_limit(&d->in);
+    init_limit(&d->out);
     int rc = init_queues(d, name, setup);
     if (rc == 0)
         d->pairs = calloc(setup->pair_count, sizeof(*d->pairs));

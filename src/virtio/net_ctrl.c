@@ -116,17 +116,17 @@ static bool set_mac(struct net_device *d, const struct vq_chain *c, uint64_t at)
     return true;
 }
 
+/* §5.1.6.5.5 */
 static bool set_pairs(struct net_device *d, const struct vq_chain *c, uint64_t at)
 {
     uint16_t pairs;
 
-    if (vq_chain_read(c, at, &pairs, sizeof(pairs)) != sizeof(pairs))
+    if (!virtio_has(&d->v, VIRTIO_NET_F_MQ) ||
+        vq_chain_read(c, at, &pairs, sizeof(pairs)) != sizeof(pairs))
         return false;
     pairs = le16toh(pairs);
-    if (pairs < 1 || pairs > d->pair_count)
-        return false;
-    atomic_store(&d->active, pairs);
-    return true;
+    return pairs >= VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MIN && pairs <= d->pair_count &&
+           net_use_pairs(d, pairs) == 0;
 }
 
 static bool obey(struct net_device *d, const struct vq_chain *c)

@@ -2,9 +2,13 @@
  * What net.c (the device), net_rx.c, net_tx.c (its queues) and net_ctrl.c (the control queue)
  * share.
  *
- * Queues, §5.1.2: 2i receives and 2i + 1 transmits for pair i; the last one controls. Both queues
- * of a pair are served on one thread, the one that watches the pair's back end; so what is marked
- * [loop] needs no lock.
+ * Queues, §5.1.2: 2i receives and 2i + 1 transmits for pair i; the one behind the pairs controls.
+ * Both queues of a pair are served on one thread, the one that watches the pair's back end; so what
+ * is marked [loop] needs no lock.
+ *
+ * A driver begins with one pair and says how many it uses (§5.1.6.5.5). It may not send through the
+ * others, but what it had sent is served; nothing is received there. Who changes the number takes
+ * the receive queues' locks, so that no frame comes after the answer.
  */
 #ifndef VIRTIO_NET_PRIV_H
 #define VIRTIO_NET_PRIV_H
@@ -37,11 +41,16 @@ struct rx_held {
     struct iovec iov[RX_PIECES];
 };
 
+/* Of one direction. All pairs share it: how the guest spreads its frames is its own matter. */
+struct net_limit {
+    struct bucket packets, bytes;
+};
+
 struct net_queue {
     struct net_device *d; /* borrowed */
     struct virtio_queue *vq;
-    struct bucket packets, bytes;
-    struct timer refill; /* a limit has something again: kick */
+    struct net_limit *limit; /* borrowed: of the queue's direction */
+    struct timer refill;     /* the limit has something again: kick */
 };
 
 struct net_pair {
@@ -70,7 +79,8 @@ struct net_device {
     bool has_header;             /* frames go to the back end with their header */
     bool merges;                 /* a frame may take several buffers */
     uint64_t frame_max;          /* bytes of a frame that may come, with header */
-    _Atomic unsigned active;     /* pairs that the driver uses */
+    struct net_limit in, out;    /* to the guest, from the guest */
+    _Atomic unsigned active;     /* pairs that the driver uses; changed by one at a time */
     pthread_mutex_t filter_lock; /* guards filter; innermost */
     struct net_filter filter;
     _Atomic uint64_t received, sent, dropped_in, dropped_out, filtered;
@@ -85,6 +95,9 @@ static inline void net_count(_Atomic uint64_t *counter)
 uint64_t net_limit_wait(struct net_queue *q);
 void net_limit_spend(struct net_queue *q, uint64_t bytes);
 void net_listen_for(struct net_pair *p, bool readable, bool writable); /* [loop] */
+/* §5.1.6.5.5: frames come to the first `pairs` pairs from here on. Under the control queue's lock,
+ * or with the queues stopped. A back end's error: all is as it was. */
+int net_use_pairs(struct net_device *d, unsigned pairs) HV_MUST_CHECK;
 
 /* net_rx.c, under the receive queue's lock */
 void net_rx_pump(struct net_device *d, struct net_pair *p);

@@ -186,12 +186,17 @@ static bool receive_one(struct net_device *d, struct net_pair *p)
 }
 
 /* Until there is nothing to receive (then the back end is listened to), no buffer (then the
- * driver's notification is waited for), or nothing left of the limit (then the timer is). */
+ * driver's notification is waited for), or nothing left of the limit (then the timer is). A pair
+ * that the driver does not use waits until it does, and is kicked then. */
 void net_rx_pump(struct net_device *d, struct net_pair *p)
 {
     struct virtio_queue *vq = p->rx.vq;
     bool readable = false;
 
+    if (p >= d->pairs + atomic_load(&d->active)) {
+        net_listen_for(p, false, p->wants_write);
+        return;
+    }
     for (unsigned frames = 1;; frames++) {
         if (net_limit_wait(&p->rx) > 0)
             break;

@@ -145,7 +145,7 @@ static void request(void *ctx, unsigned queue, struct fuzz_input *in, uint8_t *b
     const struct network *n = ctx;
     struct virtio_net_hdr_v1 h;
 
-    if (queue == 2 * n->pairs) {
+    if (queue == 2 * n->pairs || queue == 2) { /* or what a driver without MQ takes for it */
         put_command(in, bytes, len);
         return;
     }

@@ -262,11 +262,12 @@ class Others(Virtio):
         self.assertEqual(t.wait(), 0)
 
     def test_a_named_port_is_a_stream(self):
-        out = self.scratch("port")  # what a guest writes there is taken a moment later: Linux does not wait for it
+        """Linux does not wait until hv has taken what it writes there, and is switched off right after it."""
+        out = self.scratch("port")
         r = self.boot("""modprobe virtio_console
 until grep -l org.hvlab.test /sys/class/virtio-ports/*/name; do sleep 1; done
 port=$(grep -l org.hvlab.test /sys/class/virtio-ports/*/name); port=${port%/name}
-echo through-the-port >/dev/${port##*/}; sleep 2""", "--console", "none", "--console", f"file:{out},name=org.hvlab.test")
+echo through-the-port >/dev/${port##*/}""", "--console", "none", "--console", f"file:{out},name=org.hvlab.test")
         self.assertIn("vport0p1", r.out, str(r))
         with open(out, encoding="ascii") as file:
             self.assertEqual(file.read(), "through-the-port\n")
@@ -349,9 +350,9 @@ def in_its_own_network(test):
 class Net(Virtio):
     UP = "modprobe virtio_net; ifconfig lo 127.0.0.1; "
 
-    def interface(self, name, address):
+    def interface(self, name, address, *flags):
         """A tap interface of the host's, which goes away with the test."""
-        for words in (["tuntap", "add", "dev", name, "mode", "tap"], ["addr", "add", address, "dev", name], ["link", "set", name, "up"]):
+        for words in (["tuntap", "add", "dev", name, "mode", "tap", *flags], ["addr", "add", address, "dev", name], ["link", "set", name, "up"]):
             subprocess.run(["ip", *words], check=True)
         self.addCleanup(subprocess.run, ["ip", "link", "del", name], check=False)
 
@@ -385,6 +386,21 @@ class Net(Virtio):
                 self.assertIn("02:11:22:33:44:55", r.out)
                 self.assertIn("3 packets received", r.out, str(r))
                 self.assertIn(hashlib.md5(text).hexdigest(), r.out, str(r))
+
+    @in_its_own_network
+    def test_tap_with_two_queues(self):
+        """Each CPU of Linux's has a queue of its own, and what it asked for comes back there."""
+        self.interface("hvtest2", "10.78.0.1/24", "multi_queue")
+        text = os.urandom(1 << 20)
+        port = self.serve("10.78.0.1", text)
+        r = self.boot(self.UP + "ifconfig eth0 10.78.0.2 netmask 255.255.255.0 up; "
+                      f"for cpu in 1 2; do taskset $cpu wget -q -O /f http://10.78.0.1:{port}/; md5sum </f; grep input /proc/interrupts; done",
+                      "--cpus", "2", "--net", "tap=hvtest2,queues=2")
+        self.assertEqual(r.out.count(hashlib.md5(text).hexdigest()), 2, str(r))
+        counts = [int(a) + int(b) for a, b in re.findall(r"(?m)^ *\d+: +(\d+) +(\d+) .*virtio0-input\.[01]\s*$", r.out)]
+        self.assertEqual(len(counts), 4, str(r))
+        self.assertGreater(counts[0], counts[1], str(r))  # the first CPU's went to the first queue …
+        self.assertGreater(counts[3] - counts[1], counts[2] - counts[0], str(r))  # … and the second one's to the second
 
     @in_its_own_network
     def test_user(self):

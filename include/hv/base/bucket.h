@@ -5,7 +5,8 @@
  * into debt by one request, however large, and the next one waits until the debt is paid: so a
  * request larger than the burst is served too, and the rate holds all the same.
  *
- * Threads: spent by one, its limits changed by any; there is a lock inside.
+ * Threads: any; there is a lock inside. Of several who see at the same time that something may be
+ * spent, each spends.
  */
 #ifndef HV_BASE_BUCKET_H
 #define HV_BASE_BUCKET_H

@@ -23,6 +23,11 @@ struct loop *iothread_loop(const struct iothread *t); /* borrowed */
 /* The thread has all signals blocked. -EAGAIN: the host has no more threads. */
 int iothread_start(struct iothread *t) HV_MUST_CHECK;
 
+/* Waits until the thread has been through everything that is ready at the time of the call, once:
+ * for the last requests of somebody who has stopped making any. Nothing if it does not run. Not
+ * from the thread itself. */
+void iothread_catch_up(struct iothread *t);
+
 /* Ends the thread after the callback it is in, and waits for that; nothing if it does not run. Not
  * from the thread itself. */
 void iothread_stop(struct iothread *t);

@@ -30,6 +30,10 @@ void loop_remove(struct loop *loop, int fd); /* fine if it is not watched; safe 
  * Returns 0, or -errno from epoll_wait() other than -EINTR. */
 int loop_run_once(struct loop *loop, int timeout_ms) HV_MUST_CHECK;
 
+/* Handles everything that is ready now, without waiting, and then returns, whatever became ready
+ * meanwhile. As loop_run_once(). */
+int loop_run_ready(struct loop *loop) HV_MUST_CHECK;
+
 /* Makes a running or the next loop_run_once() return. From any thread, also from a signal handler.
  */
 void loop_wake(struct loop *loop);

@@ -44,7 +44,8 @@ struct machine_disk {
 #define MACHINE_NICS_MAX 8
 
 struct machine_nic {
-    struct net *net; /* borrowed */
+    struct net *const *nets; /* borrowed, both: one for each pair of queues */
+    unsigned queues;         /* pairs: 1..NET_QUEUES_MAX, each with a thread of its own */
     uint8_t mac[6];
     uint64_t packets, bytes; /* limits per second and direction; 0: none */
     bool no_event_idx;       /* as for disks */

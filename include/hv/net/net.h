@@ -9,7 +9,10 @@
  * for offloads and the back end has them; then a frame may be a segment of up to 64 KiB, with
  * checksums still to be filled in. Otherwise it is a plain frame of at most NET_FRAME_MAX bytes.
  *
- * Threads: all calls from the thread of the loop that watches, or with nobody watching.
+ * An interface with several queues is several back ends, of which each has frames of its own flows.
+ *
+ * Threads: all calls from the thread of the loop that watches, or with nobody watching; except for
+ * net_set_active().
  */
 #ifndef HV_NET_NET_H
 #define HV_NET_NET_H
@@ -21,10 +24,12 @@
 #include <sys/uio.h>
 
 #include "hv/base/err.h"
+#include "hv/base/log.h"
 #include "hv/base/loop.h"
 
 #define NET_FRAME_MAX 65550 /* bytes: 64 KiB of payload and an Ethernet header with a VLAN tag */
 #define NET_FRAME_MIN 14    /* an Ethernet header */
+#define NET_QUEUES_MAX 8    /* of one interface */
 
 struct net;
 
@@ -42,6 +47,7 @@ struct net_ops {
     /* Turns wake-ups for readable and writable on and off. */
     void (*listen)(struct net *n, bool readable, bool writable);
     int (*set_offloads)(struct net *n, unsigned header, unsigned offloads); /* NULL: it has none */
+    int (*set_active)(struct net *n, bool active);                          /* NULL: it always is */
     void (*destroy)(struct net *n);
 };
 
@@ -73,12 +79,20 @@ void net_listen(struct net *n, bool readable, bool writable);
  * receiver. -ENOTSUP: more than n->offloads. */
 int net_set_offloads(struct net *n, unsigned header, unsigned offloads) HV_MUST_CHECK;
 
+/* May frames come to this queue of an interface? One that is not active has none, and those that
+ * waited there are lost; it can still send. Not for the first queue. From any thread, one at a time
+ * for all queues of an interface. -ENOTCONN: the interface is gone; or what the system says. */
+int net_set_active(struct net *n, bool active) HV_MUST_CHECK;
+
 void net_destroy(struct net *n); /* takes NULL */
 
 /* --- back ends; errors name the interface, path or program --- */
 
-/* A tap interface, which must exist, or be ours to create (root, or CAP_NET_ADMIN). */
-int net_tap_create(const char *name, struct net **out, struct error *err) HV_MUST_CHECK;
+/* A tap interface, which must exist, or be ours to create (root, or CAP_NET_ADMIN). out[0 …
+ * queues - 1] are its queues, of which the first is active. One that exists was made either for one
+ * queue or for several. */
+int net_tap_create(const char *name, unsigned queues, struct net **out,
+                   struct error *err) HV_MUST_CHECK;
 
 /* A UNIX stream socket with QEMU's framing: each frame after its length, 4 bytes, big-endian.
  * Connects to `path`, or listens there (listen_unix()) for one peer at a time. */
@@ -86,14 +100,17 @@ int net_stream_create(const char *path, bool listen, struct net **out,
                       struct error *err) HV_MUST_CHECK;
 
 /* User-mode networking: passt as a child process, which needs no privilege. `forwards`: passt's -t
- * and -u arguments; NULL-terminated. */
-int net_user_create(const char *const *forwards, struct net **out, struct error *err) HV_MUST_CHECK;
+ * and -u arguments; NULL-terminated. What passt says goes to `log` (borrowed, outlives; may be
+ * NULL) while the network is watched, and that it has ended. */
+int net_user_create(const char *const *forwards, const struct log *log, struct net **out,
+                    struct error *err) HV_MUST_CHECK;
 
 /* Two ends of one wire, in memory. */
 int net_pair_create(struct net **a, struct net **b) HV_MUST_CHECK;
 
-/* Copies every frame of `under` (taken over, also when it fails) to a pcap file. */
-int net_pcap_create(struct net *under, const char *path, struct net **out,
+/* Copies every frame of an interface with these queues to a pcap file. nets[0 … queues - 1] are
+ * taken over and replaced; if it fails they are as they were. */
+int net_pcap_create(struct net **nets, unsigned queues, const char *path,
                     struct error *err) HV_MUST_CHECK;
 
 #endif

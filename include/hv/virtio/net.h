@@ -10,7 +10,7 @@
 #include "hv/net/net.h"
 #include "hv/virtio/virtio.h"
 
-#define VIRTIO_NET_PAIRS_MAX 8
+#define VIRTIO_NET_PAIRS_MAX NET_QUEUES_MAX
 #define VIRTIO_NET_MAC 6 /* bytes of an address */
 
 struct virtio_net_pair {
@@ -19,7 +19,7 @@ struct virtio_net_pair {
 };
 
 struct virtio_net_limits {
-    uint64_t packets, bytes; /* per second, each way; 0: no limit */
+    uint64_t packets, bytes; /* per second, each way, of all pairs; 0: no limit */
 };
 
 struct virtio_net_setup {

@@ -70,6 +70,19 @@ static void run(int timeout_ms)
     cr_assert_eq(loop_run_once(loop, timeout_ms), 0);
 }
 
+Test(loop, runs_what_is_ready_and_waits_for_nothing)
+{
+    for (int i = 0; i < PAIRS; i++) {
+        watch(i, count);
+        cr_assert_eq(write(ends[i].far, "x", 1), 1);
+    }
+    for (int turn = 0; turn < 2; turn++) {
+        cr_assert_eq(loop_run_ready(loop), 0);
+        for (int i = 0; i < PAIRS; i++)
+            cr_assert_eq(ends[i].calls, 1);
+    }
+}
+
 Test(loop, calls_the_watch_that_is_ready)
 {
     watch(0, count);

@@ -178,7 +178,7 @@ Test(net, an_interface_that_is_deleted_says_so_once)
     struct net *n;
 
     (void)snprintf(name, sizeof(name), "hvunit%d", (int)getpid() % 100000);
-    if (net_tap_create(name, &n, &err) < 0)
+    if (net_tap_create(name, 1, &n, &err) < 0)
         cr_skip_test("%s", err.text); /* not root, or no tun here */
     watch(n);
     net_listen(n, true, false);
@@ -190,6 +190,60 @@ Test(net, an_interface_that_is_deleted_says_so_once)
     work();
     cr_assert_eq(readable, 0, "a wake-up for nothing, again and again");
     net_destroy(n);
+}
+
+/* How many queues the kernel spreads an interface's frames over. */
+static unsigned attached_queues(const char *name)
+{
+    char path[128];
+    unsigned count = 0;
+
+    do
+        (void)snprintf(path, sizeof(path), "/sys/class/net/%s/queues/tx-%u", name, count);
+    while (access(path, F_OK) == 0 && ++count);
+    return count;
+}
+
+Test(net, an_interface_with_several_queues_begins_with_one)
+{
+    char name[IFNAMSIZ];
+    struct net *queues[3], *other;
+    unsigned fds = count_open_fds();
+
+    (void)snprintf(name, sizeof(name), "hvmq%d", (int)getpid() % 100000);
+    if (net_tap_create(name, 3, queues, &err) < 0)
+        cr_skip_test("%s", err.text); /* not root, or no tun here */
+    cr_assert_eq(attached_queues(name), 1);
+    for (unsigned twice = 0; twice < 2; twice++)
+        cr_assert_eq(net_set_active(queues[2], true), 0);
+    cr_assert_eq(attached_queues(name), 2);
+    cr_assert_eq(net_set_active(queues[1], true), 0);
+    cr_assert_eq(attached_queues(name), 3);
+    for (unsigned twice = 0; twice < 2; twice++)
+        cr_assert_eq(net_set_active(queues[2], false), 0);
+    cr_assert_eq(attached_queues(name), 2);
+    cr_assert_eq(net_tap_create(name, 1, &other, &err), -EINVAL);
+    cr_assert_not_null(strstr(err.text, "say queues=2"), "%s", err.text);
+    delete_interface(name);
+    cr_assert_eq(net_set_active(queues[2], true), -ENOTCONN);
+    for (unsigned i = 0; i < 3; i++)
+        net_destroy(queues[i]);
+    cr_assert_eq(count_open_fds(), fds);
+}
+
+Test(net, an_interface_with_one_queue_has_no_second)
+{
+    char name[IFNAMSIZ];
+    struct net *one, *queues[2] = {NULL, NULL};
+
+    (void)snprintf(name, sizeof(name), "hvsq%d", (int)getpid() % 100000);
+    if (net_tap_create(name, 1, &one, &err) < 0)
+        cr_skip_test("%s", err.text); /* likewise */
+    cr_assert_eq(net_tap_create(name, 2, queues, &err), -EINVAL);
+    cr_assert_not_null(strstr(err.text, "multi_queue"), "%s", err.text);
+    cr_assert_null(queues[0]);
+    cr_assert_eq(net_set_active(one, true), 0);
+    net_destroy(one);
 }
 
 /* --- stream --- */
@@ -422,8 +476,8 @@ Test(net, paths_that_cannot_be_are_refused_by_name)
     memset(longest, 'x', sizeof(longest));
     longest[sizeof(longest) - 1] = '\0';
     cr_assert_eq(net_stream_create(longest, true, &n, &err), -ENAMETOOLONG);
-    cr_assert_eq(net_tap_create("a/b", &n, &err), -EINVAL);
-    cr_assert_eq(net_tap_create("a-name-that-is-too-long", &n, &err), -EINVAL);
+    cr_assert_eq(net_tap_create("a/b", 1, &n, &err), -EINVAL);
+    cr_assert_eq(net_tap_create("a-name-that-is-too-long", 1, &n, &err), -EINVAL);
     cr_assert_null(n);
 }
 
@@ -444,6 +498,100 @@ Test(net, a_socket_left_behind_is_in_nobodys_way)
     cr_assert_eq(net_stream_create(path, true, &n, &err), -EEXIST);
 }
 
+/* --- user: a passt of ours --- */
+
+static struct {
+    unsigned debug, warnings;
+    char text[512]; /* of the last one */
+} logged;
+
+static void on_log(void *ctx, enum log_level level, const char *text)
+{
+    (void)ctx;
+    logged.debug += level == LOG_DEBUG;
+    logged.warnings += level == LOG_WARN;
+    (void)snprintf(logged.text, sizeof(logged.text), "%s", text);
+}
+
+static const struct log test_log = {.level = LOG_DEBUG, .write = on_log};
+
+/* "passt" is a script that does this. */
+static void make_passt(const char *script)
+{
+    FILE *file = fopen(tmp_path(&tmp, "passt"), "w");
+
+    cr_assert_not_null(file);
+    cr_assert_gt(fprintf(file, "#!/bin/sh\n%s\n", script), 0);
+    cr_assert_eq(fclose(file), 0);
+    cr_assert_eq(chmod(tmp_path(&tmp, "passt"), 0755), 0);
+    cr_assert_eq(setenv("PATH", tmp.path, true), 0);
+    memset(&logged, 0, sizeof(logged));
+}
+
+Test(net, what_passt_says_is_logged_and_its_last_words_for_everybody)
+{
+    struct net *n;
+    unsigned fds = count_open_fds();
+
+    make_passt("echo first >&2; printf 'bell \\a and a half' >&2; echo ' line' >&2; exit 1");
+    cr_assert_eq(net_user_create(NULL, &test_log, &n, &err), 0, "%s", err.text);
+    watch(n);
+    while (logged.warnings == 0)
+        cr_assert_eq(loop_run_once(loop, -1), 0);
+    cr_assert_eq(logged.debug, 2);
+    cr_assert_not_null(strstr(logged.text, "last words: bell ? and a half line"), "%s",
+                       logged.text);
+    work();
+    cr_assert_eq(logged.warnings, 1);
+    cr_assert_eq(net_watch(n, NULL), 0);
+    watch(n);
+    net_destroy(n);
+    cr_assert_eq(count_open_fds(), fds);
+}
+
+Test(net, a_line_of_passts_may_be_long)
+{
+    struct net *n;
+
+    make_passt("i=0; while [ $i -lt 100 ]; do printf 0123456789 >&2; i=$((i + 1)); done; echo >&2");
+    cr_assert_eq(net_user_create(NULL, &test_log, &n, &err), 0, "%s", err.text);
+    watch(n);
+    while (logged.warnings == 0)
+        cr_assert_eq(loop_run_once(loop, -1), 0);
+    cr_assert_eq(logged.debug, 1);
+    cr_assert_not_null(strstr(logged.text, "0123456789"));
+    cr_assert_lt(strlen(logged.text), 300);
+    net_destroy(n);
+}
+
+Test(net, a_passt_that_we_end_ends_quietly)
+{
+    struct net *n;
+    unsigned fds = count_open_fds();
+
+    make_passt("echo here >&2; read line <&3");
+    cr_assert_eq(net_user_create(NULL, &test_log, &n, &err), 0, "%s", err.text);
+    watch(n);
+    while (logged.debug == 0)
+        cr_assert_eq(loop_run_once(loop, -1), 0);
+    cr_assert_str_eq(logged.text, "passt: here");
+    net_destroy(n);
+    cr_assert_eq(logged.warnings, 0);
+    cr_assert_eq(count_open_fds(), fds);
+}
+
+Test(net, without_passt_the_error_says_what_to_install)
+{
+    struct net *n = NULL;
+    unsigned fds = count_open_fds();
+
+    cr_assert_eq(setenv("PATH", tmp.path, true), 0);
+    cr_assert_eq(net_user_create(NULL, NULL, &n, &err), -ENOENT);
+    cr_assert_not_null(strstr(err.text, "install the package passt"), "%s", err.text);
+    cr_assert_null(n);
+    cr_assert_eq(count_open_fds(), fds);
+}
+
 /* --- pcap --- */
 
 Test(net, pcap_copies_both_directions)
@@ -454,7 +602,7 @@ Test(net, pcap_copies_both_directions)
     char text[64];
 
     cr_assert_eq(net_pair_create(&a, &b), 0);
-    cr_assert_eq(net_pcap_create(a, path, &a, &err), 0);
+    cr_assert_eq(net_pcap_create(&a, 1, path, &err), 0);
     cr_assert_eq(net_set_offloads(a, 4, 0), 0);
     cr_assert_eq(send_text(a, "HEADout"), 7);
     cr_assert_eq(send_text(b, "HEADinward"), 10);
@@ -469,11 +617,39 @@ Test(net, pcap_copies_both_directions)
     cr_assert_eq(memcmp(file + 24 + 16 + 3 + 16, "inward", 6), 0);
 }
 
+Test(net, pcap_has_the_frames_of_all_queues)
+{
+    const char *path = tmp_path(&tmp, "wire.pcap");
+    struct net *near[2], *far[2];
+    unsigned fds = count_open_fds();
+    uint8_t file[256];
+
+    for (unsigned i = 0; i < 2; i++)
+        cr_assert_eq(net_pair_create(&near[i], &far[i]), 0);
+    cr_assert_eq(net_pcap_create(near, 2, path, &err), 0, "%s", err.text);
+    cr_assert_eq(send_text(near[0], "one"), 3);
+    cr_assert_eq(send_text(near[1], "two"), 3);
+    cr_assert_eq(send_text(near[0], "three"), 5);
+    cr_assert_eq(net_set_active(near[1], true), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        net_destroy(near[i]);
+        net_destroy(far[i]);
+    }
+    cr_assert_eq(count_open_fds(), fds);
+    cr_assert_eq(tmp_read(path, (char *)file, sizeof(file)), 24 + 3 * 16 + 3 + 3 + 5);
+    cr_assert_eq(memcmp(file + 24 + 16, "one", 3), 0);
+    cr_assert_eq(memcmp(file + 24 + 16 + 3 + 16, "two", 3), 0);
+    cr_assert_eq(memcmp(file + 24 + 16 + 3 + 16 + 3 + 16, "three", 5), 0);
+}
+
 Test(net, pcap_needs_a_file)
 {
     struct net *a, *b;
 
     cr_assert_eq(net_pair_create(&a, &b), 0);
-    cr_assert_eq(net_pcap_create(a, "/nonexistent/x.pcap", &a, &err), -ENOENT);
+    struct net *before = a;
+    cr_assert_eq(net_pcap_create(&a, 1, "/nonexistent/x.pcap", &err), -ENOENT);
+    cr_assert_eq(a, before);
+    net_destroy(a);
     net_destroy(b);
 }
