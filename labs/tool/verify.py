@@ -246,7 +246,7 @@ class Verifier:
         """(trial, seconds, complaint) of a mutant, in a process of its own; each process has its directory."""
         start = time.monotonic()
         try:
-            answer = self._wrong_answer(mutant)
+            answer = documents.wrong_answer(self._course, self._lab, mutant)
         except CourseError as error:
             return None, time.monotonic() - start, str(error)
         with grader.build_directory(self._course, f"verify {self._lab.number}" + f" {number}" * bool(number)) as place:
@@ -266,17 +266,6 @@ class Verifier:
             caught = [other.by_name[name] for other in others if other.by_name[name]["verdict"] == FAILED]
             if len(caught) == MORE:
                 trial.by_name[name] = {**caught[0], "lucky": trial.seed}
-
-    def _wrong_answer(self, mutant):
-        exercise = self._lab.exercise(mutant.exercise)
-        if exercise is None:
-            raise CourseError("no such exercise")
-        with open(f"{self._course.root}/{exercise.file}", encoding="utf-8") as file:
-            text = stage.at_lab(file.read(), self._lab.number, exercise.file)
-        reference = stage.references(text, exercise.file).get(mutant.exercise, "")
-        if reference.count(mutant.find) != 1:
-            raise CourseError(f"`find` occurs {reference.count(mutant.find)} times in the reference, not once")
-        return reference.replace(mutant.find, mutant.replace)
 
     def _judge_mutant(self, trial):
         if not trial.built.ok:

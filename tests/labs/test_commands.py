@@ -298,6 +298,17 @@ class Author(CommandCase):
         self.assertIn("FAIL documents", output)
         self.assertIn("solution.patch", output)
 
+    def test_verify_finds_a_header_of_a_later_stage(self):
+        self.put(self.root, "src/base/later.h", "")
+        self.put(self.root, ADD, '#include "base/later.h"\n#include "base/never.h"\n' + self.get(self.root, ADD))
+        output = self.lab("verify", "1", status=1)
+        self.assertRegex(output.replace("\n       ", " "), f"{ADD}: includes src/base/later.h, which is not")
+        self.assertNotIn("never.h, which", output)
+
+    def test_verify_finds_a_mistake_that_has_no_place(self):
+        self.change(self.root, "solutions/01-one/mutants.toml", 'find = "a + b"', 'find = "a+b"')
+        self.assertIn("minus: `find` occurs 0 times", self.lab("verify", "1", status=1).replace("\n       ", " "))
+
     def test_verify_finds_what_does_not_merge(self):
         self.assertIn("ok   merge", self.lab("verify", "2", status=1))
         self.put(self.root, "src/cli/main.c", self.get(self.root, "src/cli/main.c") + "/* EXERCISE 1.3: a */\n"
