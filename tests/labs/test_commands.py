@@ -326,6 +326,12 @@ class Author(CommandCase):
         self.assertIn("02-two walk", names)
         self.assertEqual(len(names), len(set(names)))
 
+    def test_verify_tries_no_mutants_of_a_reference_that_does_not_build(self):
+        self.change(self.root, ADD, "int sum = a + b;", "int sum = a + b")
+        output = self.lab("verify", "1", status=1)
+        self.assertIn("FAIL reference", output)
+        self.assertIn("0 of   0 mutants caught", output)
+
     def test_verify_finds_a_skeleton_that_scores(self):
         self.put(self.root, "labs/01-one/checks.py", FILES["labs/01-one/checks.py"].replace("def large(lab):", "def large(lab):\n    return"))
         self.assertIn("large: scores without any work", self.lab("verify", "1", status=1))
