@@ -243,7 +243,7 @@ def judge_transfer(lab, tried, write, offset, done, lens, content, memory, after
     lab.expect(f"{tried}: first byte of memory that is wrong, counted with 64 bytes between the pieces", None, wrong)
 
 
-# --- 8.4 raw_lock() ---
+# --- 8.4 try_lock() ---
 
 
 def locks(lab):
@@ -1745,11 +1745,13 @@ def bad_tables(lab):
     """An image that somebody has sent us: whatever it says, what is a table stays one, and its own file is all that
     is written."""
     size, cluster = 512 << 10, 1024
-    for number in range(10):
+    for number in range(11):
         image = Image(size)
         for i in range(12):
             image.data(i, bytes([i + 1]) * cluster)
-        where = {"the header": 0, "the refcount table": cluster, "the refcount block": 2 * cluster, "the L1 table": 3 * cluster, "an L2 table": image.l2[0]}
+        image.data(300, b"\x33" * cluster)
+        where = {"the header": 0, "the refcount table": cluster, "the refcount block": 2 * cluster, "the L1 table": 3 * cluster, "an L2 table": image.l2[0],
+                 "another L2 table": image.l2[2]}
         what, value, entry = lies(lab, image, where, number)
         if entry is not None:
             image.entry(5, entry)
@@ -1761,7 +1763,8 @@ def bad_tables(lab):
         script.do(f"open {path} rw", rc=0)
         reads = script.do(f"read {5 * cluster} {cluster}")
         writes = [script.do(f"write {5 * cluster} {'aa' * cluster}"), script.do(f"write {5 * cluster + 512} {'ab' * 512}"),
-                  script.do(f"discard {5 * cluster} {cluster}"), script.do(f"write {300 * cluster} {'ac' * cluster}"), script.do("flush")]  # fmt: skip
+                  script.do(f"discard {5 * cluster} {cluster}"), script.do(f"write {20 * cluster} {'ac' * cluster}"),
+                  script.do(f"write {450 * cluster} {'ac' * cluster}"), script.do("flush")]  # fmt: skip
         script.do("drop")
         seen = script.run()
         with open(path, "rb") as file:
@@ -1770,7 +1773,7 @@ def bad_tables(lab):
                         [named(seen[each]["rc"]) for each in writes])  # fmt: skip
         lab.expect_true(f"{tried}: a read of it ends", "well, or with -EIO", seen[reads]["rc"] in (0, EIO), named(seen[reads]["rc"]))
         for name, at in where.items():
-            if name in ("the refcount block", "an L2 table", "the L1 table"):
+            if name in ("the refcount block", "an L2 table", "another L2 table", "the L1 table"):
                 lab.expect_true(f"{tried}: {name}, after all these", "no data in it", b"\xaa" * 64 not in after[at : at + cluster] and b"\xab" * 64 not in after[at : at + cluster]
                                 and b"\xac" * 64 not in after[at : at + cluster], "the guest's data")  # fmt: skip
             else:
@@ -1799,8 +1802,9 @@ def lies(lab, image, where, number):
     if number == 8:
         image.counts[cluster] = 2
         return "a cluster that an entry has for itself is counted twice", hexa(place & OFFSET), place
-    image.counts[image.l2[0] >> image.bits] = 0
-    return "an L2 table is not counted", hexa(image.l2[0]), None
+    table = image.l2[0 if number == 9 else 2]
+    image.counts[table >> image.bits] = 0
+    return "an L2 table is not counted", hexa(table), None
 
 
 def short_file(lab):

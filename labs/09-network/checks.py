@@ -1100,13 +1100,17 @@ busybox httpd -p 80 -h /www
 echo "check: serving"
 busybox sleep 1000
 """
-CLIENT = INIT + """echo "check: address $(busybox cat /sys/class/net/eth0/address)"
+CLIENT = INIT + """[ -e /sys/class/net/eth0 ] || { echo "there is no eth0"; busybox poweroff -f; }
+echo "check: address $(busybox cat /sys/class/net/eth0/address)"
 busybox ifconfig eth0 10.9.0.2 netmask 255.255.255.0 up
 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-    busybox wget -q -T 2 -O /got http://10.9.0.1/word && break
-    busybox sleep 1
+    busybox ping -c 1 -W 1 10.9.0.1 && break
 done
 busybox ping -c 3 -W 5 10.9.0.1 | busybox sed -n 's/^\\([0-9]*\\) packets transmitted, \\([0-9]*\\) .*/check: pings \\2/p'
+for i in 1 2 3; do
+    busybox timeout 15 busybox wget -q -O /got http://10.9.0.1/word && break
+    busybox sleep 1
+done
 busybox sha256sum /got | busybox sed 's/^/check: word /'
 busybox sed -n 's/^ *[0-9]*:.* PCI-MSI.* \\(virtio0-.*\\)$/check: vector \\1/p' /proc/interrupts
 echo "check: done"

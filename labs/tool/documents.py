@@ -8,7 +8,7 @@ import os
 import re
 
 import stage
-from course import HOSTILE
+from course import HOSTILE, CourseError
 
 WORDS = (900, 2500)
 SLIDES = (15, 25)
@@ -68,6 +68,18 @@ def markers(course, lab):
         yield f"{name}: no SOLUTION {exercise} in it, or the file is not in this stage"
 
 
+def includes(course, lab):
+    """What a file of this stage includes of ours is in this stage."""
+    tree = stage.generate(course, lab.number)
+    for name in tree:
+        text = tree[name][0].decode(errors="replace") if name.endswith((".c", ".h", ".S")) else ""
+        for header in re.findall(r'^#include "([^"]+)"', text, re.M):
+            places = [base + header for base in ("include/", "src/", "tests/", os.path.dirname(name) + "/")]
+            ours = [place for place in places if os.path.exists(os.path.join(course.root, place))]
+            if ours and not tree.keys() & set(ours):
+                yield f"{name}: includes {ours[0]}, which is not in the [stage] of this lab"
+
+
 def hints(course, lab):
     found = lab.hints()
     for exercise in lab.exercises:
@@ -121,13 +133,27 @@ def solution(course, lab):
         yield f"solutions/{lab.name}/solution.patch is not what the sources say; `lab patch {lab.number}` writes it"
 
 
+def wrong_answer(course, lab, mutant):
+    """The text of an exercise with MUTANT's mistake in it. CourseError: there is no place for that."""
+    exercise = lab.exercise(mutant.exercise)
+    if exercise is None:
+        raise CourseError("no such exercise")
+    text = stage.at_lab(_read(os.path.join(course.root, exercise.file)) or "", lab.number, exercise.file)
+    reference = stage.references(text, exercise.file).get(mutant.exercise, "")
+    if reference.count(mutant.find) != 1:
+        raise CourseError(f"`find` occurs {reference.count(mutant.find)} times in the reference, not once")
+    return reference.replace(mutant.find, mutant.replace)
+
+
 def mutants(course, lab):
     checks = {check.name: check for check in lab.checks}
     seen = set()
     for mutant in lab.mutants():
         label = f"mutants.toml: {mutant.exercise} {mutant.name}"
-        if lab.exercise(mutant.exercise) is None:
-            yield f"{label}: no such exercise"
+        try:
+            wrong_answer(course, lab, mutant)
+        except CourseError as error:
+            yield f"{label}: {error}"
         if not mutant.caught_by or any(name not in checks for name in mutant.caught_by):
             yield f"{label}: caught_by names no check, or one that there is not"
         if mutant.name in seen:
@@ -142,7 +168,7 @@ def mutants(course, lab):
         yield f"mutants.toml: [few] names {exercise}, which is no exercise"
 
 
-ALL = (points, markers, hints, handout, slides, solution, mutants)
+ALL = (points, markers, includes, hints, handout, slides, solution, mutants)
 
 
 TOUR = (handout, slides)  # of a lab that builds nothing

@@ -298,6 +298,17 @@ class Author(CommandCase):
         self.assertIn("FAIL documents", output)
         self.assertIn("solution.patch", output)
 
+    def test_verify_finds_a_header_of_a_later_stage(self):
+        self.put(self.root, "src/base/later.h", "")
+        self.put(self.root, ADD, '#include "base/later.h"\n#include "base/never.h"\n' + self.get(self.root, ADD))
+        output = self.lab("verify", "1", status=1)
+        self.assertRegex(output.replace("\n       ", " "), f"{ADD}: includes src/base/later.h, which is not")
+        self.assertNotIn("never.h, which", output)
+
+    def test_verify_finds_a_mistake_that_has_no_place(self):
+        self.change(self.root, "solutions/01-one/mutants.toml", 'find = "a + b"', 'find = "a+b"')
+        self.assertIn("minus: `find` occurs 0 times", self.lab("verify", "1", status=1).replace("\n       ", " "))
+
     def test_verify_finds_what_does_not_merge(self):
         self.assertIn("ok   merge", self.lab("verify", "2", status=1))
         self.put(self.root, "src/cli/main.c", self.get(self.root, "src/cli/main.c") + "/* EXERCISE 1.3: a */\n"
@@ -314,6 +325,12 @@ class Author(CommandCase):
         names = [record["name"] for record in json.loads(self.get(self.scratch, "report.json"))]
         self.assertIn("02-two walk", names)
         self.assertEqual(len(names), len(set(names)))
+
+    def test_verify_tries_no_mutants_of_a_reference_that_does_not_build(self):
+        self.change(self.root, ADD, "int sum = a + b;", "int sum = a + b")
+        output = self.lab("verify", "1", status=1)
+        self.assertIn("FAIL reference", output)
+        self.assertIn("0 of   0 mutants caught", output)
 
     def test_verify_finds_a_skeleton_that_scores(self):
         self.put(self.root, "labs/01-one/checks.py", FILES["labs/01-one/checks.py"].replace("def large(lab):", "def large(lab):\n    return"))

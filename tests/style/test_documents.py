@@ -13,6 +13,11 @@ import subprocess  # noqa: E402
 import unittest  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "labs/tool"))
+
+import documents as lab_documents  # noqa: E402
+from course import Course  # noqa: E402
+
 HV = os.path.join(ROOT, "build", "release", "hv")
 MANUAL = os.path.join(ROOT, "src", "cli", "hv.1")
 COMPLETION = os.path.join(ROOT, "src", "cli", "hv.bash")
@@ -193,6 +198,12 @@ class Prose(unittest.TestCase):
                         for line in re.findall(r"^#+ (.*)$", text, re.M)}
             for anchor in re.findall(r"\]\(#([^)]+)\)", text):
                 self.assertIn(anchor, headings, f"{path} links to #{anchor}")
+
+    def test_labs_agree_with_the_sources(self):
+        course = Course(ROOT)
+        for lab in map(course.lab, sorted(course.labs)):
+            if lab.ready() or not lab.files:
+                self.assertEqual(lab_documents.complaints(course, lab), [], lab.name)
 
     def test_make_targets_exist(self):
         targets = set(re.findall(r"^([a-z-]+):", read("Makefile") + read("guest/guest.mk"), re.M))

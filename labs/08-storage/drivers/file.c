@@ -70,6 +70,14 @@ int fcntl(int fd, int cmd, ...)
 
 int fcntl64(int fd, int cmd, ...) __attribute__((alias("fcntl")));
 
+/* raw_lock() tries for a second before it gives up: a second in which nothing happens here. */
+int nanosleep(const struct timespec *wanted, struct timespec *left)
+{
+    (void)wanted;
+    (void)left;
+    return 0;
+}
+
 static int slots[SLOTS] = {-1, -1, -1, -1, -1, -1, -1, -1};
 
 static void do_lock(char *rest)
