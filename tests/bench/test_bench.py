@@ -83,11 +83,13 @@ class Measure(unittest.TestCase):
 
 
 class Report(unittest.TestCase):
-    def test_compares_medians_with_each_peer(self):
+    def test_compares_with_each_peer_round_by_round(self):
         rows = report.rows([
-            result("boot", "hv", [9, 3, 2]), result("boot", "qemu", [6]), result("boot", "other", [2, 4]),
+            result("boot", "hv", [9, 3, 2]), result("boot", "qemu", [10, 6, 5]), result("boot", "other", [3, 6]),
         ])  # fmt: skip
-        self.assertEqual([row["ratio"] for row in rows], [0.5, 1.0])
+        self.assertEqual([row["ratio"] for row in rows], [0.5, 1.75])
+        self.assertEqual(rows[0]["ratio_range"], [0.4, 0.9])
+        self.assertEqual([row["peer_value"] for row in rows], [6, 4.5])
         self.assertEqual([row["met"] for row in rows], [True, None])
 
     def test_judges_absolute_goals_once_and_where_they_hold(self):
@@ -101,7 +103,7 @@ class Report(unittest.TestCase):
     def test_has_no_verdict_without_values(self):
         rows = report.rows([result("exit", "hv", []), result("exit", "bare", [1e-6])])
         self.assertIsNone(rows[0]["met"])
-        self.assertRegex(report.table(rows), r"-  bare +1\.00 µs +- +≤ 1\.1 × +not measured")
+        self.assertRegex(report.table(rows), r"-  bare +1\.00 µs +- +- +≤ 1\.1 × +not measured")
 
     def test_keeps_three_digits(self):
         self.assertEqual(report.quantity("boot", 4.0), "4.00 s")
