@@ -1,4 +1,4 @@
-"""devices.py: what a guest's disk and network cost: fio and iperf3 in a Linux guest, one boot for a value.
+"""devices.py: what a guest's disk and network cost: fio, iperf3 and ping in a Linux guest.
 
     randread, randwrite   seconds for one request of 4 KiB, 32 of them under way at a time
     seqread, seqwrite     seconds for a GiB in requests of 128 KiB, 8 under way
@@ -8,6 +8,7 @@
 All in seconds, so that less is better, as everywhere in the bench. The peer is QEMU with an I/O thread and
 io_uring for the disk, and without vhost for the network. Both machines have the same guest, with fio and
 iperf3 on a small disk of their own; both disks are raw files in memory, so that no real disk is measured.
+One boot gives one value for each metric that is wanted; then it is the other machine's turn.
 """
 
 import contextlib
@@ -95,15 +96,16 @@ def tools_image(directory):
             os.makedirs(os.path.dirname(target), exist_ok=True)
             shutil.copyfile(os.path.realpath(each), target)
             os.chmod(target, 0o755)
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F", "-d", root, image, "256M"], check=True)
+    argv = ["mke2fs", "-q", "-t", "ext4", "-F", "-d", root, image, "256M"]
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)  # quiet, but for a line about a new file
     return image
 
 
-def initrd(directory, name):
-    path = os.path.join(directory, f"{name}.cpio")
+def initrd(directory, script):
+    """The guest's first file system, which runs `script` once disks and network are there."""
+    path = os.path.join(directory, "guest.cpio")
     extra = newc.Archive()
-    script = COMMON.format(guest=GUEST) + f'echo "{DONE.decode()}$({SCRIPTS[name]})"\n'
-    extra.file("script", script.encode())
+    extra.file("script", (COMMON.format(guest=GUEST) + script).encode())
     with open(path, "wb") as out, open(os.path.join(measure.CACHE, "initramfs-cloud.cpio"), "rb") as base:
         shutil.copyfileobj(base, out)
         extra.write(out)
@@ -136,32 +138,46 @@ def surroundings():
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def metric(name):
-    def run(runs, peers, append=None):
-        del peers, append  # no common way to describe disks and networks
-        with surroundings() as directory:
-            values = {
-                "kernel": os.path.join(measure.CACHE, "cloud", "vmlinuz"),
-                "initrd": initrd(directory, name),
-                "append": "console=ttyS0 quiet panic=-1 hv.script=file",
-                "memory": 512,
-                "cpus": 1,
-                "tools": tools_image(directory),
-                "disk": os.path.join(directory, "disk.img"),
-            }
-            templates = {"hv": HV_ARGUMENTS}
-            if shutil.which("qemu-system-x86_64"):
-                templates["qemu"] = QEMU_ARGUMENTS
-            contestants = {who: measure.command(template, **values) for who, template in templates.items()}
-
-            def take(argv):
-                with measure.Child(argv) as child:
-                    child.read_until(DONE)
-                    return seconds_from(name, child.rest_of_line(DONE))
-
-            yield from measure.in_turns(contestants, runs, take)
-
-    return run
+def machines(directory, script):
+    """name -> template of a machine that runs `script`, and what to fill in."""
+    values = {
+        "kernel": os.path.join(measure.CACHE, "cloud", "vmlinuz"),
+        "initrd": initrd(directory, script),
+        "append": "console=ttyS0 quiet panic=-1 hv.script=file",
+        "memory": 512,
+        "cpus": 1,
+        "tools": tools_image(directory),
+        "disk": os.path.join(directory, "disk.img"),
+    }
+    templates = {"hv": HV_ARGUMENTS}
+    if shutil.which("qemu-system-x86_64"):
+        templates["qemu"] = QEMU_ARGUMENTS
+    return templates, values
 
 
-METRICS = {name: metric(name) for name in SCRIPTS}
+def mark(name):
+    """What a guest prints before the result of `name`."""
+    return DONE + name.encode() + b" "
+
+
+def run(names, runs):
+    """Yields (metric, contestant, value)."""
+    script = "".join(f'echo "{mark(name).decode()}$({SCRIPTS[name]})"\n' for name in names)
+
+    def take(argv):
+        with measure.Child(argv, limit=measure.LIMIT * len(names)) as child:
+            values = {}
+            for name in names:
+                child.read_until(mark(name))
+                values[name] = seconds_from(name, child.rest_of_line(mark(name)))
+            return values
+
+    with surroundings() as directory:
+        templates, values = machines(directory, script)
+        contestants = {who: measure.command(template, **values) for who, template in templates.items()}
+        for who, found in measure.in_turns(contestants, runs, take):
+            for name in names:
+                yield name, who, found if isinstance(found, measure.BenchError) else found[name]
+
+
+METRICS = tuple(SCRIPTS)

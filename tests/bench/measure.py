@@ -61,8 +61,9 @@ class Child:
     """A process whose standard output we read, killed at the end of the with statement. posix_spawn,
     not subprocess: what happens between `started` and the program's main() is in the measurement."""
 
-    def __init__(self, argv):
+    def __init__(self, argv, limit=LIMIT):
         self.argv = argv
+        self.limit = limit
         self.status = None
         self._seen = b""
         read_end, write_end = os.pipe()
@@ -125,9 +126,9 @@ class Child:
         return time.monotonic() - self.started
 
     def _read(self):
-        left = self.started + LIMIT - time.monotonic()
+        left = self.started + self.limit - time.monotonic()
         if not select.select([self._out], [], [], max(0, left))[0]:
-            raise self._error(f"did not get there in {LIMIT} s")
+            raise self._error(f"did not get there in {self.limit} s")
         data = os.read(self._out, 65536)
         self._seen += data
         return data

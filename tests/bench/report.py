@@ -1,6 +1,7 @@
 """report.py: from single values to rows of a table: medians, ratios, and whether a goal is met.
 
-A row compares hv with one peer in one metric on one KVM. Where the goal is a ratio to a peer, the row of that
+A row compares hv with one peer in one metric on one KVM; its ratio is the median of the ratios of each round, in
+which both had their turn right after each other. Where the goal is a ratio to a peer, the row of that
 peer has it; an absolute goal stands in the first row of its metric.
 """
 
@@ -9,6 +10,8 @@ import statistics
 UNITS = {
     "randread": (1e6, "µs"), "randwrite": (1e6, "µs"), "seqread": (1, "s"), "seqwrite": (1, "s"),
     "send": (1, "s"), "receive": (1, "s"), "answer": (1e6, "µs"), "boot": (1, "s"), "memory": (1 / (1 << 20), "MiB"), "start": (1e3, "ms"), "exit": (1e6, "µs"),
+    "exits_read": (1, ""), "exits_write": (1, ""), "exits_send": (1, ""), "exits_receive": (1, ""),
+    "exits_answer": (1, ""), "queue": (1e9, "ns"),
 }  # fmt: skip
 TITLES = {
     "boot": "boot to user space",
@@ -22,6 +25,11 @@ TITLES = {
     "send": "1 GiB from the guest over TCP",
     "receive": "1 GiB to the guest over TCP",
     "answer": "round trip of a ping",
+    "exits_read": "exits for 4 KiB read",
+    "exits_write": "exits for 4 KiB written",
+    "exits_send": "exits for a packet, sending",
+    "exits_receive": "exits for a packet, receiving",
+    "exits_answer": "exits for a ping",
 }
 WHERE = {"host": "host's KVM", "lab": "lab machine"}
 
@@ -33,6 +41,8 @@ GOALS = {
     "exit": {"peer": "bare", "ratio": 1.1},
     **{name: {"peer": "qemu", "ratio": 1.0}
        for name in ("randread", "randwrite", "seqread", "seqwrite", "send", "receive", "answer")},
+    **{name: {"peer": "hv without event index", "ratio": 1.0}
+       for name in ("exits_read", "exits_write", "exits_send", "exits_receive", "exits_answer")},
 }
 
 
@@ -47,7 +57,7 @@ def quantity(metric, value):
     factor, unit = UNITS[metric]
     number = value * factor
     digits = 0 if number >= 100 else 1 if number >= 10 else 2
-    return f"{number:.{digits}f} {unit}"
+    return f"{number:.{digits}f} {unit}".rstrip()
 
 
 def median(values):
@@ -69,7 +79,9 @@ def _row(own, other, is_first):
     row["hv"] = median(own["values"])
     row["peer"] = other["contestant"] if other else None
     row["peer_value"] = median(other["values"]) if other else None
-    row["ratio"] = row["hv"] / row["peer_value"] if row["hv"] and row["peer_value"] else None
+    ratios = [ours / theirs for ours, theirs in zip(own["values"], other["values"])] if other else []
+    row["ratio"] = median(ratios)
+    row["ratio_range"] = [min(ratios), max(ratios)] if ratios else None
     row["goal"], row["goal_ratio"], row["met"] = _judge(row, is_first)
     return row
 
@@ -92,7 +104,9 @@ def _judge(row, is_first):
 
 
 def table(found):
-    lines = [("", "on the", "hv", "peer", "", "ratio", "goal", "")]
+    if not found:
+        return ""
+    lines = [("", "on the", "hv", "peer", "", "ratio", "of rounds", "goal", "")]
     for row in found:
         lines.append((
             TITLES[row["metric"]],
@@ -101,6 +115,7 @@ def table(found):
             row["peer"] or "-",
             _or_dash(row["peer_value"], lambda value: quantity(row["metric"], value)),
             _or_dash(row["ratio"], "{:.2f}".format),
+            _or_dash(row["ratio_range"], lambda two: "{:.2f}–{:.2f}".format(*two)),
             row["goal"] or "",
             verdict(row),
         ))  # fmt: skip

@@ -10,8 +10,11 @@ import unittest  # noqa: E402
 from xml.etree import ElementTree  # noqa: E402
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import devices  # noqa: E402
+import exits  # noqa: E402
 import measure  # noqa: E402
 import plot  # noqa: E402
+import queues  # noqa: E402
 import report  # noqa: E402
 
 SMAPS = """\
@@ -83,11 +86,13 @@ class Measure(unittest.TestCase):
 
 
 class Report(unittest.TestCase):
-    def test_compares_medians_with_each_peer(self):
+    def test_compares_with_each_peer_round_by_round(self):
         rows = report.rows([
-            result("boot", "hv", [9, 3, 2]), result("boot", "qemu", [6]), result("boot", "other", [2, 4]),
+            result("boot", "hv", [9, 3, 2]), result("boot", "qemu", [10, 6, 5]), result("boot", "other", [3, 6]),
         ])  # fmt: skip
-        self.assertEqual([row["ratio"] for row in rows], [0.5, 1.0])
+        self.assertEqual([row["ratio"] for row in rows], [0.5, 1.75])
+        self.assertEqual(rows[0]["ratio_range"], [0.4, 0.9])
+        self.assertEqual([row["peer_value"] for row in rows], [6, 4.5])
         self.assertEqual([row["met"] for row in rows], [True, None])
 
     def test_judges_absolute_goals_once_and_where_they_hold(self):
@@ -101,12 +106,42 @@ class Report(unittest.TestCase):
     def test_has_no_verdict_without_values(self):
         rows = report.rows([result("exit", "hv", []), result("exit", "bare", [1e-6])])
         self.assertIsNone(rows[0]["met"])
-        self.assertRegex(report.table(rows), r"-  bare +1\.00 µs +- +≤ 1\.1 × +not measured")
+        self.assertRegex(report.table(rows), r"-  bare +1\.00 µs +- +- +≤ 1\.1 × +not measured")
 
     def test_keeps_three_digits(self):
         self.assertEqual(report.quantity("boot", 4.0), "4.00 s")
         self.assertEqual(report.quantity("start", 0.01234), "12.3 ms")
         self.assertEqual(report.quantity("memory", 300 << 20), "300 MiB")
+
+
+class Exits(unittest.TestCase):
+    def test_counts_what_many_cost_more_than_few(self):
+        seen = [(1000, 10), (1500, 60), (2900, 310)]  # 500 and 1400 exits, 50 and 250 packets
+        self.assertEqual(exits.exits_per_thing("exits_send", seen), 900 / 200)
+        self.assertEqual(exits.exits_per_thing("exits_answer", seen), 900 / 200)
+        self.assertEqual(exits.exits_per_thing("exits_read", seen), 900 / 10000)
+
+    def test_refuses_many_that_were_few(self):
+        with self.assertRaisesRegex(measure.BenchError, "no more than few"):
+            exits.exits_per_thing("exits_receive", [(0, 0), (100, 50), (200, 90)])
+
+    def test_a_guest_marks_every_step(self):
+        script = exits.script(["exits_read", "exits_answer"])
+        self.assertEqual(script.count("mark exits_read-"), 3)
+        self.assertLess(script.index("--io_size=4000k"), script.index("mark exits_read-1"))
+        self.assertNotIn("{", script.partition("\n")[2])
+
+    def test_takes_the_event_index_from_every_device(self):
+        changed = exits.without_event_index({"hv": devices.HV_ARGUMENTS, "qemu": devices.QEMU_ARGUMENTS})
+        self.assertEqual(changed["hv" + exits.NO_EVENT_INDEX].count("event-idx=off"), 2)
+        self.assertEqual(changed["qemu" + exits.NO_EVENT_INDEX].count("event_idx=off"), 3)
+
+
+class Queues(unittest.TestCase):
+    def test_shows_medians_and_what_is_missing(self):
+        text = queues.table([result("queue", "echo direct flags 1", [5e-8, 2e-8, 4e-8])])
+        self.assertRegex(text, r"a chain +1 +40 \(25\.0 M\) +- +- +-")
+        self.assertEqual(queues.table([result("boot", "hv", [1])]), "")
 
 
 class Plot(unittest.TestCase):
