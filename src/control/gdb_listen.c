@@ -13,11 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include "hv/base/fd.h"
+#include "hv/base/listen.h"
 #include "hv/base/num.h"
 
 #define SOCKET_FLAGS (SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
@@ -25,47 +23,17 @@
 
 /* --- a socket in the file system --- */
 
-static int unix_address(const char *path, struct sockaddr_un *out, struct error *err)
+static int listen_path(const char *path, struct gdb_listener *l, struct error *err)
 {
-    *out = (struct sockaddr_un){.sun_family = AF_UNIX};
     if (*path == '\0')
         return error_set(err, -EINVAL, "give unix: and a file name");
-    if (strlen(path) >= sizeof(out->sun_path))
-        return error_set(err, -EINVAL, "a socket's name has at most %zu characters",
-                         sizeof(out->sun_path) - 1);
-    memcpy(out->sun_path, path, strlen(path));
-    return 0;
-}
-
-/* A socket that nobody listens at was left by somebody who was killed. Anything else stays. */
-static void remove_stale(const struct sockaddr_un *addr)
-{
-    struct stat st;
-    int fd = socket(AF_UNIX, SOCKET_FLAGS, 0);
-
-    if (lstat(addr->sun_path, &st) == 0 && S_ISSOCK(st.st_mode) && fd >= 0 &&
-        connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 && errno == ECONNREFUSED)
-        (void)unlink(addr->sun_path); /* if not, bind() says why */
-    fd_close(&fd);
-}
-
-static int listen_unix(const char *path, struct gdb_listener *l, struct error *err)
-{
-    struct sockaddr_un addr;
-    int rc = unix_address(path, &addr, err);
-
-    if (rc < 0)
-        return rc;
-    remove_stale(&addr);
-    l->fd = socket(AF_UNIX, SOCKET_FLAGS, 0);
-    if (l->fd < 0 || bind(l->fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
-        return error_sys(err, -errno, "%s", path);
     l->unix_path = strdup(path);
     if (l->unix_path == NULL)
         return error_set(err, -ENOMEM, "no memory");
-    /* Before listen(): until then nobody can connect. */
-    if (chmod(path, S_IRUSR | S_IWUSR) < 0 || listen(l->fd, BACKLOG) < 0)
-        return error_sys(err, -errno, "%s", path);
+    int fd = listen_unix(path, err);
+    if (fd < 0)
+        return fd;
+    l->fd = fd;
     (void)snprintf(l->command, sizeof(l->command), "target remote %s", path);
     return 0;
 }
@@ -151,7 +119,7 @@ int gdb_listen(const char *where, struct gdb_listener *out, struct error *err)
     int rc;
 
     if (strncmp(where, "unix:", 5) == 0) {
-        rc = listen_unix(where + 5, &l, err);
+        rc = listen_path(where + 5, &l, err);
     } else {
         rc = strlen(where) < sizeof(host) ? split(where, host, &port, err)
                                           : error_set(err, -EINVAL, "too long for a host's name");
@@ -169,7 +137,7 @@ int gdb_listen(const char *where, struct gdb_listener *out, struct error *err)
 void gdb_unlisten(struct gdb_listener *l)
 {
     if (l->unix_path != NULL)
-        (void)unlink(l->unix_path); /* somebody may have removed it already */
+        unlisten_unix(l->unix_path, &l->fd);
     free(l->unix_path);
     l->unix_path = NULL;
     fd_close(&l->fd);

@@ -11,6 +11,7 @@
 #include <string.h>   // lab 09
 
 #include "hv/base/iothread.h"
+#include "hv/base/listen.h"    // lab 09
 #include "hv/virtio/balloon.h" // lab 09
 #include "hv/virtio/blk.h"     // lab 08
 #include "hv/virtio/console.h" // lab 09
@@ -199,7 +200,7 @@ static int wire_vsock(struct machine *m, struct loop *loop, struct error *err)
         return rc;
     rc = virtio_vsock_create("vsock", &setup, &v);
     if (rc < 0) {
-        virtio_vsock_unlisten(setup.path, &setup.listener);
+        unlisten_unix(setup.path, &setup.listener);
         return error_sys(err, rc, "cannot make a socket device with CID %" PRIu64, setup.cid);
     }
     return carry(m, "vsock", v);

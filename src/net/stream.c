@@ -15,11 +15,11 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "hv/base/fd.h"
+#include "hv/base/listen.h"
 #include "hv/base/num.h"
 #include "hv/base/timer.h"
 #include "hv/base/todo.h"
@@ -333,9 +333,7 @@ static void stream_destroy(struct net *n)
 
     unwatch(s);
     fd_close(&s->fd);
-    if (s->listener >= 0)
-        (void)unlink(s->addr.sun_path); /* it may be gone already */
-    fd_close(&s->listener);
+    unlisten_unix(s->addr.sun_path, &s->listener);
     free(s);
 }
 
@@ -359,34 +357,6 @@ static struct stream *create(void)
     return s;
 }
 
-/* A socket that a machine left behind when it was killed is in nobody's way. */
-static void remove_stale(const struct sockaddr_un *addr)
-{
-    struct stat st;
-
-    if (lstat(addr->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
-        return;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 &&
-        errno == ECONNREFUSED)
-        (void)unlink(addr->sun_path); /* else bind() says what is wrong */
-    fd_close(&fd);
-}
-
-static int listen_at(struct stream *s, const char *path, struct error *err)
-{
-    remove_stale(&s->addr);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || bind(fd, (const struct sockaddr *)&s->addr, sizeof(s->addr)) < 0 ||
-        listen(fd, 1) < 0) {
-        int rc = -errno;
-        fd_close(&fd);
-        return error_sys(err, rc, "cannot listen at %s", path);
-    }
-    s->listener = fd;
-    return 0;
-}
-
 int net_stream_create(const char *path, bool listen, struct net **out, struct error *err)
 {
     struct stream *s = create();
@@ -401,11 +371,13 @@ int net_stream_create(const char *path, bool listen, struct net **out, struct er
     }
     memcpy(s->addr.sun_path, path, strlen(path));
     s->reconnects = !listen;
-    int rc = listen ? listen_at(s, path, err) : dial(s);
+    int rc = listen ? listen_unix(path, err) : dial(s);
     if (rc < 0) {
         stream_destroy(&s->net);
         return listen ? rc : error_sys(err, rc, "cannot connect to %s", path);
     }
+    if (listen)
+        s->listener = rc;
     *out = &s->net;
     return 0;
 }

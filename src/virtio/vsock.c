@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "hv/base/fd.h"
+#include "hv/base/listen.h"
 #include "hv/base/num.h"
 #include "virtio/vsock_priv.h"
 
@@ -208,7 +209,7 @@ static void vsock_destroy(struct virtio_dev *v)
     fd_close(&d->wake);
     if (d->listener >= 0) {
         loop_remove(d->loop, d->listener);
-        virtio_vsock_unlisten(d->path, &d->listener);
+        unlisten_unix(d->path, &d->listener);
     }
     virtio_fini(v);
     free(d);

@@ -6,8 +6,7 @@
  *     vsock_state.c    what becomes of a connection: by packets, by its program, by time
  *     vsock_conn.c     the connections: names, deadlines, who has something to send
  *     vsock_rx.c       packets for the guest
- *     vsock_unix.c     the host's side of a connection, a UNIX socket
- *     vsock_listen.c   where host programs come in
+ *     vsock_unix.c     the host's side of a connection, a UNIX socket, and where programs come in
  *     vsock_buf.c      bytes that wait for a host program
  *
  * Threads: everything here runs on the thread of the device's loop, which is the only one to touch

@@ -17,11 +17,13 @@
 #include <unistd.h>
 
 #include "hv/base/fd.h"
+#include "hv/base/listen.h"
 #include "hv/base/num.h"
 #include "virtio/vsock_priv.h"
 
 #define GREETING_MAX 32 /* characters of "CONNECT 4294967295\n", and some to spare */
 #define DEAF_NS UINT64_C(100000000)
+#define PATH_LEN_MAX (sizeof(((struct vsock *)0)->path) - 1) /* ports are appended to it */
 
 /* --- events --- */
 
@@ -237,6 +239,18 @@ static void on_caller(void *ctx, uint32_t events)
     } else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
         set_deaf(d, true); /* EMFILE, ENFILE, ENOMEM, … */
     }
+}
+
+int virtio_vsock_listen(const char *path, int *out, struct error *err)
+{
+    if (*path == '\0' || strlen(path) > PATH_LEN_MAX)
+        return error_set(err, -ENAMETOOLONG, "%s: the path of a vsock has 1 to %zu characters",
+                         path, PATH_LEN_MAX);
+    int fd = listen_unix(path, err);
+    if (fd < 0)
+        return fd;
+    *out = fd;
+    return 0;
 }
 
 int vsock_listen_on(struct vsock *d)

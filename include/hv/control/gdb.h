@@ -26,7 +26,7 @@ struct gdb_server;
 
 /* Listens at `where`: PORT or :PORT (on 127.0.0.1 only), HOST:PORT, or unix:PATH, a socket that is
  * removed at the end. Port 0: any free one. -EINVAL: `where` is none of these; -EADDRINUSE;
- * otherwise what the system says. `loop` and `log` are borrowed. */
+ * otherwise what the system or listen_unix() says. `loop` and `log` are borrowed. */
 int gdb_server_create(const char *where, struct loop *loop, const struct log *log,
                       struct gdb_server **out, struct error *err) HV_MUST_CHECK;
 void gdb_server_destroy(struct gdb_server *s); /* takes NULL */

@@ -81,7 +81,7 @@ void net_destroy(struct net *n); /* takes NULL */
 int net_tap_create(const char *name, struct net **out, struct error *err) HV_MUST_CHECK;
 
 /* A UNIX stream socket with QEMU's framing: each frame after its length, 4 bytes, big-endian.
- * Connects to `path`, or listens there for one peer at a time. */
+ * Connects to `path`, or listens there (listen_unix()) for one peer at a time. */
 int net_stream_create(const char *path, bool listen, struct net **out,
                       struct error *err) HV_MUST_CHECK;
 

@@ -48,13 +48,9 @@ struct virtio_vsock_stats {
     uint64_t dropped;     /* packets that were malformed, or not for us */
 };
 
-/* Listens at PATH, which only the user may open. A socket that somebody left behind is replaced.
- * Errors name the path and what to do: -ENAMETOOLONG, -EADDRINUSE (somebody listens there),
- * -EEXIST (there is something else), -EACCES, -ENOENT (of its directory), … */
+/* As listen_unix(), for a path that has room for ports behind it; -ENAMETOOLONG otherwise. A
+ * listener that no device took goes back to unlisten_unix(). */
 int virtio_vsock_listen(const char *path, int *out, struct error *err) HV_MUST_CHECK;
-
-/* For a listener that no device took: closes it, and removes its path. */
-void virtio_vsock_unlisten(const char *path, int *listener);
 
 /* -EINVAL: the CID is none for a guest. -ENAMETOOLONG, -ENOMEM, -EMFILE. */
 int virtio_vsock_create(const char *name, const struct virtio_vsock_setup *setup,

@@ -441,7 +441,7 @@ Test(net, a_socket_left_behind_is_in_nobodys_way)
     net_destroy(n);
     fd = open(path, O_CREAT | O_WRONLY, 0600); /* but a file is left alone */
     close(fd);
-    cr_assert_eq(net_stream_create(path, true, &n, &err), -EADDRINUSE);
+    cr_assert_eq(net_stream_create(path, true, &n, &err), -EEXIST);
 }
 
 /* --- pcap --- */

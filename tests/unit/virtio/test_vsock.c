@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "hv/base/fd.h"
+#include "hv/base/listen.h"
 #include "support/vsock_rig.h"
 
 /* Connections, and what passes through them. What breaks rules is in test_vsock_rules.c. */
@@ -107,8 +108,28 @@ Test(vsock, a_device_that_cannot_be_made_leaves_the_listener_to_its_caller)
     cr_assert_eq(count_open_fds(), fds);
     cr_assert_eq(listener, before);
     cr_assert_eq(access(other, F_OK), 0);
-    virtio_vsock_unlisten(other, &listener);
+    unlisten_unix(other, &listener);
     cr_assert_neq(access(other, F_OK), 0);
+}
+
+Test(vsock, a_path_must_fit_with_a_port_behind_it)
+{
+    char longest[200];
+    struct error err;
+    int listener = -77;
+
+    (void)snprintf(longest, sizeof(longest), "%s/%0*d", r.tmp.path, 95 - (int)strlen(r.tmp.path),
+                   0);
+    cr_assert_eq(strlen(longest), 96);
+    cr_assert_eq(virtio_vsock_listen(longest, &listener, &err), 0, "%s", err.text);
+    unlisten_unix(longest, &listener);
+    listener = -77;
+    strcat(longest, "1");
+    cr_assert_eq(virtio_vsock_listen(longest, &listener, &err), -ENAMETOOLONG);
+    cr_assert_not_null(strstr(err.text, "1 to 96 characters"), "%s", err.text);
+    cr_assert_eq(virtio_vsock_listen("", &listener, &err), -ENAMETOOLONG);
+    cr_assert_eq(virtio_vsock_listen("/nonexistent/v", &listener, &err), -ENOENT);
+    cr_assert_eq(listener, -77);
 }
 
 /* --- from the guest to the host --- */
