@@ -181,6 +181,9 @@ void virtio_net_limit(struct virtio_dev *v, const struct virtio_net_limits *limi
     struct net_device *d = device_of(v);
     uint64_t now = now_ns();
 
+    pthread_mutex_lock(&d->filter_lock);
+    d->limits = *limits;
+    pthread_mutex_unlock(&d->filter_lock);
     for (unsigned i = 0; i < d->pair_count; i++) {
         struct net_queue *queues[] = {&d->pairs[i].rx, &d->pairs[i].tx};
         for (unsigned j = 0; j < ARRAY_LEN(queues); j++) {
@@ -189,6 +192,26 @@ void virtio_net_limit(struct virtio_dev *v, const struct virtio_net_limits *limi
             virtio_kick(queues[j]->vq); /* it may be waiting for what is there now */
         }
     }
+}
+
+void virtio_net_limits(struct virtio_dev *v, struct virtio_net_limits *out)
+{
+    struct net_device *d = device_of(v);
+
+    pthread_mutex_lock(&d->filter_lock);
+    *out = d->limits;
+    pthread_mutex_unlock(&d->filter_lock);
+}
+
+/* The buckets know what went through them. Returns the bytes. */
+static uint64_t add_use(struct net_queue *q, struct virtio_net_stats *out)
+{
+    struct bucket_use packets, bytes;
+
+    bucket_use(&q->packets, &packets);
+    bucket_use(&q->bytes, &bytes);
+    out->waits += packets.waits + bytes.waits;
+    return bytes.spent;
 }
 
 void virtio_net_stats(const struct virtio_dev *v, struct virtio_net_stats *out)
@@ -202,6 +225,10 @@ void virtio_net_stats(const struct virtio_dev *v, struct virtio_net_stats *out)
         .dropped_out = atomic_load(&d->dropped_out),
         .filtered = atomic_load(&d->filtered),
     };
+    for (unsigned i = 0; i < d->pair_count; i++) {
+        out->received_bytes += add_use(&d->pairs[i].rx, out);
+        out->sent_bytes += add_use(&d->pairs[i].tx, out);
+    }
 }
 
 /* --- state --- */

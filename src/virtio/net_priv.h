@@ -71,8 +71,9 @@ struct net_device {
     bool merges;                 /* a frame may take several buffers */
     uint64_t frame_max;          /* bytes of a frame that may come, with header */
     _Atomic unsigned active;     /* pairs that the driver uses */
-    pthread_mutex_t filter_lock; /* guards filter; innermost */
+    pthread_mutex_t filter_lock; /* guards filter and limits; innermost */
     struct net_filter filter;
+    struct virtio_net_limits limits; /* as they were set, for all pairs together */
     _Atomic uint64_t received, sent, dropped_in, dropped_out, filtered;
 };
 

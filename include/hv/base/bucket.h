@@ -5,7 +5,7 @@
  * into debt by one request, however large, and the next one waits until the debt is paid: so a
  * request larger than the burst is served too, and the rate holds all the same.
  *
- * Threads: spent by one, its limits changed by any; there is a lock inside.
+ * Threads: spent by one, its limits changed and its use read by any; there is a lock inside.
  */
 #ifndef HV_BASE_BUCKET_H
 #define HV_BASE_BUCKET_H
@@ -19,7 +19,9 @@ struct bucket {
     uint64_t burst;       /* tokens that are there after a long rest */
     int64_t level;        /* tokens there now; below 0: debt */
     uint64_t at;          /* when level was right, ns of any monotonic clock */
-    uint64_t rest; /* what has flowed in since, in tokens times 10^9, not yet a whole token */
+    uint64_t rest;  /* what has flowed in since, in tokens times 10^9, not yet a whole token */
+    uint64_t spent; /* tokens ever, limited or not */
+    uint64_t waits; /* times that bucket_wait() said to wait */
 };
 
 /* No limit. */
@@ -35,5 +37,12 @@ uint64_t bucket_wait(struct bucket *b, uint64_t now);
 
 /* Spends `n` tokens, whether they are there or not. */
 void bucket_spend(struct bucket *b, uint64_t n);
+
+/* What the limit is, and what it has done; the counters go on through new limits. */
+struct bucket_use {
+    uint64_t rate, burst;  /* rate 0: no limit */
+    uint64_t spent, waits; /* ever */
+};
+void bucket_use(struct bucket *b, struct bucket_use *out);
 
 #endif
