@@ -72,9 +72,12 @@ static size_t unsent(const struct control_client *client)
 /* What was sent makes room for what comes. */
 static int make_room(struct control_client *client, size_t len)
 {
-    memmove(client->out, client->out + client->sent, client->sent > 0 ? unsent(client) : 0);
+    if (client->sent > 0)
+        memmove(client->out, client->out + client->sent, unsent(client));
     client->out_len -= client->sent;
     client->sent = 0;
+    if (client->out_room - client->out_len >= len)
+        return 0;
     size_t room = client->out_room > 0 ? client->out_room : 4096;
     while (room - client->out_len < len)
         room *= 2;
