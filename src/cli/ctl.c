@@ -222,11 +222,12 @@ static int converse(const struct ctl_options *opt, struct ctl_link *l, char **wo
     answer = NULL;
     if (ask(l, words[0], args, &answer, err) < 0)
         goto done;
-    status = report(opt, words[0], answer);
+    if (strcmp(words[0], "events") == 0 && json_object_get(answer, "return") != NULL)
+        status = follow(opt, l);
+    else
+        status = report(opt, words[0], answer);
     if (status == STATUS_OK && waits)
         status = wait_for_end(l);
-    else if (status == STATUS_OK && strcmp(words[0], "events") == 0)
-        status = follow(opt, l);
 done:
     json_decref(list);
     json_decref(answer);
