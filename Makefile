@@ -208,11 +208,13 @@ demo: ## boot Linux under hv (installs what is missing, after naming it)
 install: $(B)/hv ## install hv, manual and completion (PREFIX=/usr/local DESTDIR=)
 	install -D -m 755 $(B)/hv $(DESTDIR)$(PREFIX)/bin/hv
 	install -D -m 644 src/cli/hv.1 $(DESTDIR)$(PREFIX)/share/man/man1/hv.1
+	install -D -m 644 src/cli/hv-control.7 $(DESTDIR)$(PREFIX)/share/man/man7/hv-control.7
 	install -D -m 644 src/cli/hv.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hv
 	install -D -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/hv/LICENSE
 
 uninstall: ## remove what make install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/hv $(DESTDIR)$(PREFIX)/share/man/man1/hv.1 \
+	      $(DESTDIR)$(PREFIX)/share/man/man7/hv-control.7 \
 	      $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hv $(DESTDIR)$(PREFIX)/share/doc/hv/LICENSE
 	@rmdir $(DESTDIR)$(PREFIX)/share/doc/hv 2>/dev/null || true
 

@@ -59,6 +59,7 @@ uint64_t bucket_wait(struct bucket *b, uint64_t now)
         if (b->level <= 0) { /* until there is one whole token */
             __uint128_t missing = (__uint128_t)(1 - b->level) * NS_PER_S - b->rest;
             wait = (uint64_t)((missing + b->rate - 1) / b->rate);
+            b->waits++;
         }
     }
     pthread_mutex_unlock(&b->lock);
@@ -67,6 +68,7 @@ uint64_t bucket_wait(struct bucket *b, uint64_t now)
 
 void bucket_spend(struct bucket *b, uint64_t n)
 {
+    atomic_fetch_add_explicit(&b->spent, n, memory_order_relaxed);
     if (!bucket_has_limit(b))
         return;
     pthread_mutex_lock(&b->lock);
@@ -77,5 +79,13 @@ void bucket_spend(struct bucket *b, uint64_t n)
         if (b->level < -LEVEL_MAX)
             b->level = -LEVEL_MAX;
     }
+    pthread_mutex_unlock(&b->lock);
+}
+
+void bucket_use(struct bucket *b, struct bucket_use *out)
+{
+    pthread_mutex_lock(&b->lock);
+    *out = (struct bucket_use){
+        .rate = b->rate, .burst = b->burst, .spent = b->spent, .waits = b->waits};
     pthread_mutex_unlock(&b->lock);
 }

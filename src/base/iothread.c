@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 struct iothread {
     struct loop *loop; /* owned */
@@ -40,6 +41,22 @@ int iothread_create(const char *name, struct iothread **out)
 struct loop *iothread_loop(const struct iothread *t)
 {
     return t->loop;
+}
+
+const char *iothread_name(const struct iothread *t)
+{
+    return t->name;
+}
+
+uint64_t iothread_cpu_ns(const struct iothread *t)
+{
+    struct timespec used;
+    clockid_t clock;
+
+    if (!t->started || pthread_getcpuclockid(t->thread, &clock) != 0 ||
+        clock_gettime(clock, &used) < 0)
+        return 0;
+    return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
 }
 
 /* Whoever waits is told, once what was ready when it began to is handled. */

@@ -26,6 +26,9 @@ enum exit_status {
     // lab 08 {
     STATUS_LEAKS = 16, /* hv image check found nothing but lost clusters */
     // }
+    // lab 10 {
+    STATUS_REFUSED = 18, /* hv ctl: the machine was asked, and said no */
+    // }
 };
 
 /* One line on stderr: "hv: " and the message. */
@@ -74,5 +77,6 @@ extern const struct cli_command command_doctor;  // lab 05
 extern const struct cli_command command_trace;   // lab 05
 extern const struct cli_command command_inspect; // lab 05
 extern const struct cli_command command_image;   // lab 08
+extern const struct cli_command command_ctl;     // lab 10
 
 #endif

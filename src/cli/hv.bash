@@ -14,6 +14,11 @@ _hv_commands() {
     "$1" help 2>/dev/null | sed -n 's/^  hv \([a-z]*\) .*/\1/p'
 }
 
+# The commands of the machine that listens at $2.
+_hv_asked() {
+    "$1" ctl "$2" commands 2>/dev/null | sed -n 's/^\([a-z][a-z-]*\).*/\1/p'
+}
+
 _hv_files() {
     mapfile -t COMPREPLY < <(compgen -f -- "$1")
     compopt -o filenames 2>/dev/null
@@ -50,6 +55,7 @@ _hv_value() {
     --format | -f | --from | --backing-format) _hv_words "raw qcow2" "$2" ;;
     --cluster-size) _hv_words "512 4K 64K 2M" "$2" ;;
     --backing) _hv_files "$2" ;;
+    --control) _hv_files "$2" ;;
     --gdb) _hv_words "1234 0 unix:" "$2" ;;
     --append | -p | --load | --entry | --file-limit | --trace-events | --last | -n) COMPREPLY=() ;;
     *) return 1 ;;
@@ -68,6 +74,11 @@ _hv_operand() {
         _hv_files "$3"
         [[ $3 != -* ]] || _hv_words "$(_hv_options "$1" "$2")" "$3"
         ((COMP_CWORD != 2)) || [[ $3 == -* ]] || _hv_words "create info check convert resize" "$3"
+        ;;
+    ctl)
+        _hv_files "$3"
+        [[ $3 != -* ]] || _hv_words "$(_hv_options "$1" "$2")" "$3"
+        [[ ! -S ${COMP_WORDS[COMP_CWORD - 1]} ]] || _hv_words "$(_hv_asked "$1" "${COMP_WORDS[COMP_CWORD - 1]}")" "$3"
         ;;
     *) _hv_words "$(_hv_options "$1" "$2")" "$3" ;;
     esac

@@ -15,6 +15,7 @@ static const struct cli_command *const commands[] = {
     &command_inspect, // lab 05
     &command_trace,   // lab 05
     &command_image,   // lab 08
+    &command_ctl,     // lab 10
 };
 
 static const struct cli_command *find_command(const char *name)

@@ -11,6 +11,7 @@
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
 #include "hv/kvm/kvm.h"
+#include "hv/machine/manage.h" // lab 10
 
 #define KERNEL_SIZE_MAX (1 * GIB)
 #define INITRD_SIZE_MAX (16 * GIB) // lab 05
@@ -39,9 +40,10 @@ static void complain_of(const struct error *err)
 static void session_fini(struct session *s)
 {
     machine_destroy(s->machine);
-    gdb_server_destroy(s->gdb); // lab 04
-    close_nics(s);              // lab 09
-    close_disks(s);             // lab 08
+    control_destroy(s->control); // lab 10
+    gdb_server_destroy(s->gdb);  // lab 04
+    close_nics(s);               // lab 09
+    close_disks(s);              // lab 08
     close_back_ends(s);
     trace_close(&s->trace); // lab 05
     // lab 04 {
@@ -70,6 +72,19 @@ static int status_of_file(int rc)
     default:
         return STATUS_INPUT;
     }
+}
+// }
+
+// lab 10 {
+static int open_control(struct session *s, struct error *err)
+{
+    if (s->opt.control == NULL)
+        return 0;
+    int rc = control_create(s->loop, &s->log, &s->control);
+    if (rc < 0)
+        return error_sys(err, rc, "cannot create the control socket");
+    rc = control_listen(s->control, s->opt.control, err);
+    return rc < 0 ? error_prefix(err, rc, "--control") : 0;
 }
 // }
 
@@ -105,6 +120,10 @@ static int session_init(struct session *s, struct error *err)
             return rc == -EINVAL ? STATUS_USAGE : STATUS_HOST;
         }
     }
+    // }
+    // lab 10 {
+    if (open_control(s, err) < 0)
+        return STATUS_HOST;
     // }
     // lab 05 {
     if (s->opt.trace_path != NULL &&
@@ -314,11 +333,15 @@ static void prepare_debugging(struct session *s)
 {
     if (s->gdb != NULL)
         gdb_server_give(s->gdb, s->machine);
+    if (s->control != NULL)                   // lab 10
+        control_give(s->control, s->machine); // lab 10
     if (s->restarted)
         return;
     s->restarted = true;
     if (s->opt.pause)
         machine_pause(s->machine);
+    if (s->opt.pause)                        // lab 10
+        machine_hold(s->machine, HOLD_USER); // lab 10
     say_how_to_go_on(s);
 }
 
@@ -330,6 +353,8 @@ static void finish_debugging(struct session *s, const struct machine_outcome *ou
     reset = wants_reboot(s, outcome); // lab 05
     if (s->gdb != NULL)
         gdb_server_take(s->gdb, reset, status);
+    if (s->control != NULL)                               // lab 10
+        control_take(s->control, outcome, reset, status); // lab 10
 }
 // }
 

@@ -338,6 +338,15 @@ static int set_virtio(void *ctx, const char *value, struct error *err)
 }
 // }
 
+// lab 10 {
+static int set_control(void *ctx, const char *value, struct error *err)
+{
+    (void)err;
+    ((struct run_options *)ctx)->control = value;
+    return 0;
+}
+// }
+
 /* --- the tables --- */
 
 static const struct cli_option kernel_options[] = {
@@ -418,6 +427,9 @@ static const struct cli_option insight_options[] = {
     // lab 04 {
     {"gdb", 0, "WHERE", "let gdb connect, at PORT, HOST:PORT or unix:PATH", set_gdb},
     {"pause", 0, NULL, "start stopped, until gdb, Ctrl-A p or SIGCONT says go", set_pause},
+    // }
+    // lab 10 {
+    {"control", 0, "PATH", "listen at a UNIX socket for `hv ctl` and other programs", set_control},
     // }
     // lab 05 {
     {"trace", 0, "FILE", "record every exit; `hv trace FILE` shows them", set_trace},

@@ -63,6 +63,9 @@ struct run_options {
     uint64_t balloon_size;
     bool virtio_mmio;
     // }
+    // lab 10 {
+    const char *control; /* where to listen for `hv ctl`; NULL: nowhere */
+    // }
 };
 
 enum run_option_group {

@@ -10,7 +10,8 @@
 #include "cli/run_options.h"
 #include "hv/base/log.h"
 #include "hv/chr/chr.h"
-#include "hv/control/gdb.h" // lab 04
+#include "hv/control/control.h" // lab 10
+#include "hv/control/gdb.h"     // lab 04
 #include "hv/machine/machine.h"
 #include "hv/net/net.h" // lab 09
 
@@ -30,8 +31,9 @@ struct session {
     bool output_gone; /* stdout was closed by its reader */
     bool restarted;   /* the next start is not the first */
     // }
-    struct trace trace;                     // lab 05
-    struct block *disks[MACHINE_DISKS_MAX]; // lab 08
+    struct control *control; /* NULL without --control */ // lab 10
+    struct trace trace;                                   // lab 05
+    struct block *disks[MACHINE_DISKS_MAX];               // lab 08
     // lab 09 {
     struct chr *consoles[MACHINE_CONSOLES_MAX];
     struct net *nics[MACHINE_NICS_MAX][NET_QUEUES_MAX]; /* of each its queues; NULL: no more */

@@ -16,6 +16,7 @@
 #include "cli/term.h"
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
+#include "hv/machine/manage.h" // lab 10
 
 static void quit(struct session *s)
 {
@@ -31,10 +32,16 @@ static bool may_go_on(const struct session *s)
     return s->machine != NULL && (s->gdb == NULL || !gdb_server_is_busy(s->gdb));
 }
 
+static void end_pause(struct session *s)
+{
+    machine_release(s->machine, HOLD_USER); // lab 10
+    machine_resume(s->machine);
+}
+
 static void go_on(struct session *s)
 {
     if (may_go_on(s) && machine_is_paused(s->machine))
-        machine_resume(s->machine);
+        end_pause(s);
 }
 
 static void pause_or_go_on(struct session *s)
@@ -42,9 +49,10 @@ static void pause_or_go_on(struct session *s)
     if (!may_go_on(s)) {
         log_msg(&s->log, LOG_INFO, "the debugger decides when the machine runs");
     } else if (machine_is_paused(s->machine)) {
-        machine_resume(s->machine);
+        end_pause(s);
     } else {
         machine_pause(s->machine);
+        machine_hold(s->machine, HOLD_USER); // lab 10
         log_msg(&s->log, LOG_INFO, "paused; Ctrl-A p goes on");
     }
 }

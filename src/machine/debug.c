@@ -132,6 +132,7 @@ void machine_debug_resume(struct machine *m, const bool *run)
 {
     const struct cpu *dead = find_dead(m, run);
 
+    holds_end_loan(m); // lab 10
     m->debugger.has_turn = false;
     if (dead != NULL) {
         machine_end(m, &dead->stop.outcome);
@@ -147,7 +148,8 @@ void machine_debug_resume(struct machine *m, const bool *run)
         loop_wake(m->cfg.loop);
         return;
     }
-    world_set(m, WORLD_RUN);
+    atomic_store(&m->debugger.called, false); /* by one that is held: its stop is kept */
+    machine_resume(m);
 }
 
 /* --- coming and going --- */
@@ -157,6 +159,7 @@ void machine_debug_attach(struct machine *m, const struct debug_ops *ops, void *
     m->debugger.ops = ops;
     m->debugger.ctx = ctx;
     atomic_store(&m->debugger.attached, true);
+    holds_lend(m); // lab 10
     machine_debug_stop(m);
 }
 

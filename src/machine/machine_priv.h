@@ -17,9 +17,10 @@
 #include "hv/kvm/kvm.h"
 #include "hv/machine/debug.h" // lab 04
 #include "hv/machine/machine.h"
-#include "hv/pci/msix.h"      // lab 09
-#include "hv/pci/pci.h"       // lab 09
-#include "hv/virtio/virtio.h" // lab 07
+#include "hv/machine/manage.h" // lab 10
+#include "hv/pci/msix.h"       // lab 09
+#include "hv/pci/pci.h"        // lab 09
+#include "hv/virtio/virtio.h"  // lab 07
 
 // lab 05 {
 #define EXIT_REASONS 64 /* counted one by one; larger numbers together in the last */
@@ -48,9 +49,10 @@ struct cpu {
     bool dying;             /* it stopped with DEBUG_DYING: it must not enter the guest again */
     // }
     // lab 05 {
-    /* Written by the vCPU's thread; read by others only while it is parked or gone. */
-    uint64_t exits[EXIT_REASONS];
-    uint64_t exit_count;
+    /* Written by the vCPU's thread alone; statistics are read at any time. */
+    _Atomic uint64_t exits[EXIT_REASONS];
+    _Atomic uint64_t exit_count;
+    /* Likewise; read by others only while it is parked or gone. */
     struct trace_ring trace; /* events NULL: not traced */
     struct trace_ring last;  /* the last exits, always */
     _Atomic uint64_t last_written;
@@ -170,6 +172,16 @@ struct machine {
         end_lock; /* guards ended and outcome; innermost: taken last, no call made under it */
     bool ended;
     struct machine_outcome outcome;
+
+    // lab 10 {
+    /* holds.c. Main thread only. */
+    struct holds {
+        unsigned why; /* enum machine_hold: who wants the world to stand still */
+        bool lent;    /* the user's was there before the debugger, whose first turn ends it */
+        machine_hold_fn *changed; /* NULL: nobody listens */
+        void *ctx;                /* borrowed */
+    } holds;
+    // }
 };
 
 /* Lock order: a device's lock, then end_lock. */
@@ -264,6 +276,9 @@ int msi_take(struct msi_pool *pool, unsigned vectors, struct msi_range *out,
 // }
 
 // lab 05 {
+/* stats.c: bytes of guest memory that are resident in the host's memory. */
+uint64_t stats_resident(const struct machine *m);
+
 /* observe.c: to be called around an entry, and around the exit's service. */
 void observe_init(struct cpu *cpu);
 void observe_entry(struct cpu *cpu);
@@ -273,6 +288,14 @@ void observe_answer(struct cpu *cpu, struct trace_event *e);
 /* firmware.c, identity.c */
 int write_firmware_tables(struct machine *m, struct error *err) HV_MUST_CHECK;
 int identify_cpus(struct machine *m, struct error *err) HV_MUST_CHECK;
+// }
+
+// lab 10 {
+/* holds.c. Does anybody want the world to stand still, the debugger included? */
+bool holds_any(const struct machine *m);
+/* A debugger has come; and it is about to let the guest go on, or to go. */
+void holds_lend(struct machine *m);
+void holds_end_loan(struct machine *m);
 // }
 
 #endif

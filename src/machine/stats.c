@@ -9,8 +9,7 @@
 #include "hv/base/num.h"
 #include "machine_priv.h"
 
-/* Bytes of guest memory that are resident in the host's memory. */
-static uint64_t resident_memory(const struct machine *m)
+uint64_t stats_resident(const struct machine *m)
 {
     uint64_t pages = 0;
 
@@ -35,7 +34,7 @@ void machine_print_stats(const struct machine *m, FILE *out)
     for (unsigned i = 0; i < m->cfg.cpus; i++)
         total += m->cpus[i].exit_count;
     (void)fprintf(out, "ran %.3f s, %" PRIu64 " exits, %" PRIu64 " KiB of guest memory touched\n",
-                  seconds, total, resident_memory(m) / KIB);
+                  seconds, total, stats_resident(m) / KIB);
     for (unsigned i = 0; i < m->cfg.cpus; i++) {
         (void)fprintf(out, "  CPU %u:", i);
         for (unsigned r = 0; r < EXIT_REASONS; r++)

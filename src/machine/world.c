@@ -91,7 +91,11 @@ void machine_pause(struct machine *m)
 
 void machine_resume(struct machine *m)
 {
-    world_set(m, WORLD_RUN);
+    bool held = false;
+
+    held = holds_any(m); // lab 10
+    if (!held)
+        world_set(m, WORLD_RUN);
 }
 
 bool machine_is_paused(const struct machine *m)

@@ -55,7 +55,8 @@ struct blk {
     struct virtio_dev v;
     struct block *block; /* borrowed */
     struct blk_queue *queues;
-    struct bucket ops, bytes; /* what the limits allow */
+    struct bucket ops, bytes;                                          /* what the limits allow */
+    _Atomic uint64_t requests[BLOCK_ZERO + 1], moved[BLOCK_WRITE + 1]; /* by enum block_op */
     char serial[VIRTIO_BLK_SERIAL_MAX];
 };
 
@@ -247,6 +248,11 @@ static bool take(struct virtio_queue *vq, struct request *r)
     return false;
 }
 
+static void count(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_fetch_add_explicit(counter, n, memory_order_relaxed); /* a statistic */
+}
+
 static void begin(struct blk *blk, struct blk_queue *q, struct request *r)
 {
     int rc = parse(blk, r);
@@ -257,8 +263,11 @@ static void begin(struct blk *blk, struct blk_queue *q, struct request *r)
         return;
     }
     bucket_spend(&blk->ops, 1);
-    if (r->io.op == BLOCK_READ || r->io.op == BLOCK_WRITE) /* no other moves its bytes */
+    count(&blk->requests[r->io.op], 1);
+    if (r->io.op == BLOCK_READ || r->io.op == BLOCK_WRITE) { /* no other moves its bytes */
         bucket_spend(&blk->bytes, r->io.size);
+        count(&blk->moved[r->io.op], r->io.size);
+    }
     block_submit(q->channel, &r->io);
 }
 
@@ -408,6 +417,23 @@ void virtio_blk_limit(struct virtio_dev *v, uint64_t iops, uint64_t bps)
     bucket_limit(&blk->bytes, bps, 0, now);
     for (unsigned i = 0; i < v->queue_count; i++)
         virtio_kick(&v->queues[i]); /* it may be waiting for what is there now */
+}
+
+void virtio_blk_stats(struct virtio_dev *v, struct virtio_blk_stats *out)
+{
+    struct blk *blk = container_of(v, struct blk, v);
+
+    *out = (struct virtio_blk_stats){
+        .reads = atomic_load(&blk->requests[BLOCK_READ]),
+        .writes = atomic_load(&blk->requests[BLOCK_WRITE]),
+        .flushes = atomic_load(&blk->requests[BLOCK_FLUSH]),
+        .discards =
+            atomic_load(&blk->requests[BLOCK_DISCARD]) + atomic_load(&blk->requests[BLOCK_ZERO]),
+        .read_bytes = atomic_load(&blk->moved[BLOCK_READ]),
+        .written_bytes = atomic_load(&blk->moved[BLOCK_WRITE]),
+    };
+    bucket_use(&blk->ops, &out->ops);
+    bucket_use(&blk->bytes, &out->bytes);
 }
 
 static void fini_queue(struct blk_queue *q)

@@ -233,9 +233,29 @@ void virtio_net_limit(struct virtio_dev *v, const struct virtio_net_limits *limi
     }
 }
 
-void virtio_net_stats(const struct virtio_dev *v, struct virtio_net_stats *out)
+void virtio_net_limits(struct virtio_dev *v, struct virtio_net_limits *out)
 {
-    const struct net_device *d = container_of(v, struct net_device, v);
+    struct bucket_use packets, bytes;
+
+    bucket_use(&device_of(v)->out.packets, &packets);
+    bucket_use(&device_of(v)->out.bytes, &bytes);
+    *out = (struct virtio_net_limits){packets.rate, bytes.rate};
+}
+
+/* The buckets know what went through them. Returns the bytes. */
+static uint64_t add_use(struct net_limit *l, struct virtio_net_stats *out)
+{
+    struct bucket_use packets, bytes;
+
+    bucket_use(&l->packets, &packets);
+    bucket_use(&l->bytes, &bytes);
+    out->waits += packets.waits + bytes.waits;
+    return bytes.spent;
+}
+
+void virtio_net_stats(struct virtio_dev *v, struct virtio_net_stats *out)
+{
+    struct net_device *d = device_of(v);
 
     *out = (struct virtio_net_stats){
         .received = atomic_load(&d->received),
@@ -244,6 +264,8 @@ void virtio_net_stats(const struct virtio_dev *v, struct virtio_net_stats *out)
         .dropped_out = atomic_load(&d->dropped_out),
         .filtered = atomic_load(&d->filtered),
     };
+    out->received_bytes = add_use(&d->in, out);
+    out->sent_bytes = add_use(&d->out, out);
 }
 
 /* --- state --- */

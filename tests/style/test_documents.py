@@ -20,6 +20,7 @@ from course import Course  # noqa: E402
 
 HV = os.path.join(ROOT, "build", "release", "hv")
 MANUAL = os.path.join(ROOT, "src", "cli", "hv.1")
+PROTOCOL = os.path.join(ROOT, "src", "cli", "hv-control.7")
 COMPLETION = os.path.join(ROOT, "src", "cli", "hv.bash")
 
 
@@ -97,9 +98,10 @@ class Manual(unittest.TestCase):
     def test_it_renders_without_warnings(self):
         if shutil.which("man") is None:
             self.skipTest("no man here")
-        run = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", MANUAL], env=dict(os.environ, MANWIDTH="80"),
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True)
-        self.assertEqual(run.stderr, "")
+        for manual in (MANUAL, PROTOCOL):
+            run = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", manual], env=dict(os.environ, MANWIDTH="80"),
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True)
+            self.assertEqual(run.stderr, "", manual)
 
 
 # --- the completion --------------------------------------------------------------------------------

@@ -11,6 +11,8 @@
 #ifndef HV_BASE_IOTHREAD_H
 #define HV_BASE_IOTHREAD_H
 
+#include <stdint.h>
+
 #include "hv/base/err.h"
 #include "hv/base/loop.h"
 
@@ -19,6 +21,7 @@ struct iothread;
 /* `name`: at most 15 characters, for top and gdb; copied. */
 int iothread_create(const char *name, struct iothread **out) HV_MUST_CHECK;
 struct loop *iothread_loop(const struct iothread *t); /* borrowed */
+const char *iothread_name(const struct iothread *t);  /* borrowed */
 
 /* The thread has all signals blocked. -EAGAIN: the host has no more threads. */
 int iothread_start(struct iothread *t) HV_MUST_CHECK;
@@ -31,6 +34,9 @@ void iothread_catch_up(struct iothread *t);
 /* Ends the thread after the callback it is in, and waits for that; nothing if it does not run. Not
  * from the thread itself. */
 void iothread_stop(struct iothread *t);
+
+/* Processor time that the thread has used, ns; 0 while it does not run. Where it may be stopped. */
+uint64_t iothread_cpu_ns(const struct iothread *t);
 
 void iothread_destroy(struct iothread *t); /* stops; takes NULL */
 

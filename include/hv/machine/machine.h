@@ -140,6 +140,7 @@ void machine_report(struct machine *m, const struct machine_outcome *outcome, FI
 /* Stops the world: returns once every vCPU is out of the guest, with no I/O half done. And lets it
  * go on. Both may be called any number of times. */
 void machine_pause(struct machine *m);
+/* Not while somebody holds it: see machine_hold(). */ // lab 10
 void machine_resume(struct machine *m);
 bool machine_is_paused(const struct machine *m);
 // }

@@ -28,4 +28,14 @@ int virtio_blk_create(const char *name, const struct virtio_blk_setup *cfg,
 /* New limits, from now on. Any thread. */
 void virtio_blk_limit(struct virtio_dev *v, uint64_t iops, uint64_t bps);
 
+struct virtio_blk_stats {
+    uint64_t reads, writes, flushes;    /* requests */
+    uint64_t discards;                  /* of ranges, to be forgotten or to be zeros */
+    uint64_t read_bytes, written_bytes; /* asked for */
+    struct bucket_use ops, bytes;       /* the limits */
+};
+
+/* Any thread. */
+void virtio_blk_stats(struct virtio_dev *v, struct virtio_blk_stats *out);
+
 #endif

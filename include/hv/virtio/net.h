@@ -33,9 +33,11 @@ struct virtio_net_setup {
 
 struct virtio_net_stats {
     uint64_t received, sent; /* frames */
-    uint64_t dropped_in;     /* frames that came and fitted no buffer, or were too short */
-    uint64_t dropped_out;    /* frames of the guest's that were malformed, or that nobody took */
-    uint64_t filtered;       /* frames for other addresses */
+    uint64_t received_bytes, sent_bytes;
+    uint64_t dropped_in;  /* frames that came and fitted no buffer, or were too short */
+    uint64_t dropped_out; /* frames of the guest's that were malformed, or that nobody took */
+    uint64_t filtered;    /* frames for other addresses */
+    uint64_t waits;       /* times that a limit held something up */
 };
 
 /* -ENOMEM, -EMFILE, or what net_watch() says. */
@@ -44,7 +46,8 @@ int virtio_net_create(const char *name, const struct virtio_net_setup *setup,
 
 /* Any thread. */
 void virtio_net_limit(struct virtio_dev *v, const struct virtio_net_limits *limits);
-void virtio_net_stats(const struct virtio_dev *v, struct virtio_net_stats *out);
+void virtio_net_limits(struct virtio_dev *v, struct virtio_net_limits *out);
+void virtio_net_stats(struct virtio_dev *v, struct virtio_net_stats *out);
 
 /* The cable is plugged in, or pulled. Any thread. */
 void virtio_net_set_link(struct virtio_dev *v, bool up);

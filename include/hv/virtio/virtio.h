@@ -84,6 +84,10 @@ struct virtio_queue {
     pthread_cond_t idle;  /* in_flight became 0 */
     unsigned in_flight;   /* chains popped and not yet pushed */
     bool running;         /* chains may be popped */
+    /* Statistics: written under the lock, read by anyone. */
+    _Atomic uint64_t kicks;      /* times that somebody asked to look at it */
+    _Atomic uint64_t chains;     /* given back to the driver */
+    _Atomic uint64_t interrupts; /* that the driver wanted for them */
 };
 
 struct virtio_dev {

@@ -1,0 +1,86 @@
+/*
+ * A machine's counters and devices, for whoever manages it.
+ */
+#include "hv/machine/manage.h"
+
+#include <pthread.h>
+#include <time.h>
+
+#include "hv/base/fd.h"
+#include "hv/base/num.h"
+#include "machine_priv.h"
+
+_Static_assert(MACHINE_EXIT_REASONS == EXIT_REASONS, "what is counted is what is told");
+
+void machine_stats(const struct machine *m, struct machine_stats *out)
+{
+    *out = (struct machine_stats){
+        .age_ns = now_ns() - m->created_ns,
+        .memory = m->cfg.memory,
+        .resident = stats_resident(m),
+        .unclaimed_ports = atomic_load(&m->pio.unclaimed),
+        .unclaimed_memory = atomic_load(&m->mmio.unclaimed),
+    };
+}
+
+/* --- processors --- */
+
+static uint64_t thread_ns(pthread_t thread)
+{
+    struct timespec used;
+    clockid_t clock;
+
+    if (pthread_getcpuclockid(thread, &clock) != 0 || clock_gettime(clock, &used) < 0)
+        return 0;
+    return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
+}
+
+unsigned machine_cpus(const struct machine *m)
+{
+    return m->cfg.cpus;
+}
+
+void machine_cpu_stats(const struct machine *m, unsigned cpu, struct machine_cpu_stats *out)
+{
+    const struct cpu *c = &m->cpus[cpu];
+
+    *out = (struct machine_cpu_stats){
+        .exits = atomic_load_explicit(&c->exit_count, memory_order_relaxed),
+        .cpu_ns = c->started ? thread_ns(c->thread) : 0,
+    };
+    for (unsigned i = 0; i < EXIT_REASONS; i++)
+        out->by_reason[i] = atomic_load_explicit(&c->exits[i], memory_order_relaxed);
+}
+
+unsigned machine_io_threads(const struct machine *m)
+{
+    return m->virtio.thread_count;
+}
+
+void machine_io_thread_stats(const struct machine *m, unsigned index,
+                             struct machine_thread_stats *out)
+{
+    const struct iothread *t = m->virtio.threads[index];
+
+    *out = (struct machine_thread_stats){.name = iothread_name(t), .cpu_ns = iothread_cpu_ns(t)};
+}
+
+/* --- devices --- */
+
+unsigned machine_virtio_count(const struct machine *m)
+{
+    return m->virtio.dev_count;
+}
+
+struct virtio_dev *machine_virtio(const struct machine *m, unsigned index)
+{
+    return m->virtio.devs[index];
+}
+
+struct virtio_dev *machine_virtio_of(const struct machine *m, uint32_t id)
+{
+    for (unsigned i = 0; i < m->virtio.dev_count; i++)
+        if (m->virtio.devs[i]->ops->id == id)
+            return m->virtio.devs[i];
+    return NULL;
+}
