@@ -34,7 +34,6 @@ struct session {
     // lab 09 {
     struct chr *consoles[MACHINE_CONSOLES_MAX];
     struct net *nics[MACHINE_NICS_MAX];
-    struct net *loose_ends[MACHINE_NICS_MAX]; /* of cables that lead nowhere */
     // }
 };
 
