@@ -23,6 +23,8 @@ PROGRAM_LIMIT = 120  # seconds for one unit or thread test program; sanitizers g
 LABVM_LIMIT = 900
 SYSTEM_LIMIT = 2400
 INTEL_LIMIT = 1800
+INTEL_FILES = "build/release/hv build/guest build/cache/cloud/vmlinuz build/cache/initramfs-cloud.cpio".split()
+INTEL_PROGRAMS = "mke2fs e2fsck debugfs qemu-img busybox ip passt".split()  # what its tests start
 LABS_LIMIT = 600  # for one file of the course tool's tests
 SLIDES_LIMIT = 300
 VERIFY_LIMIT = 2400  # for all labs
@@ -289,8 +291,8 @@ def prepared():
 
 
 def system(options):
-    """tests/system: hv with real guests. Where this host's own KVM does not deliver interrupts, the tests
-    that need one that does run in the lab machine."""
+    """tests/system: hv with real guests. Where this host's own KVM does not deliver interrupts, the
+    lab machine runs those that need one that does, and once more those to which it makes a difference."""
     broken = prepared()
     if broken:
         yield broken
@@ -302,7 +304,13 @@ def system(options):
         return
     options.note("this host's KVM will not do for the rest; back end: the lab machine, AMD-V (QEMU)")
     machine = ["tests/labvm/labvm", "run", "--memory", "7G", "--timeout", str(SYSTEM_LIMIT), "--"]
-    yield system_run("labvm-amd", machine, SYSTEM_LIMIT + 120, options.text, ["--needs", "full"], note=options.note)
+    flags = ["--needs", "full", "--done", _native_level()]
+    yield system_run("labvm-amd", machine, SYSTEM_LIMIT + 120, options.text, flags, note=options.note)
+
+
+def _native_level():
+    """Of this host, when its KVM does not deliver interrupts."""
+    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "nothing"
 
 
 def _system_asan(options):
@@ -314,8 +322,8 @@ def _system_asan(options):
     directory = scratch("system-asan-logs")
     os.makedirs(directory, exist_ok=True)
     env = {"HV": os.path.join(BUILD, "asan/hv"), **_sanitizer_environment(directory)}
-    level = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "nothing"
-    group = system_run("native-asan", process.steady(), SYSTEM_LIMIT, options.text, ["--needs", level], env)
+    flags = ["--needs", _native_level()]
+    group = system_run("native-asan", process.steady(), SYSTEM_LIMIT, options.text, flags, env)
     again = "make SAN=asan build/asan/hv && HV=build/asan/hv tests/system/run --needs kvm"
     group.results += _sanitizer_results(directory, group.name, again)
     return group
@@ -333,12 +341,18 @@ def intel(options):
         yield unittest_file(path, LABVM_LIMIT, "Intel", env=env)
     options.note("back end: the lab machine, VT-x (Bochs)")
     machine = ["tests/labvm/labvm", "run", "--cpu", "intel", "--timeout", str(INTEL_LIMIT)]
-    for path in ("build/release/hv", "build/guest", "build/cache/cloud/vmlinuz", "build/cache/initramfs-cloud.cpio",
-                 "/sbin/mke2fs"):
+    for path in (*INTEL_FILES, *map(_program, INTEL_PROGRAMS)):
         machine += ["--with", path]
     flags = ["--needs", "full", "--tag", "intel"]
     env = {"HV_TEST_LIMIT": "600"}  # of a test's patience: everything is some ten times as slow
     yield system_run("labvm-intel", [*machine, "--"], INTEL_LIMIT + 120, options.text, flags, env)
+
+
+def _program(name):
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        raise FileNotFoundError(f"no {name} here: run tests/setup/deps intel")
+    return path
 
 
 def system_run(name, machine, limit, text="", flags=(), env=None, note=None):

@@ -4,6 +4,7 @@ A test class says what it needs with `needs`:
   "nothing"  hv's command line alone, no KVM
   "kvm"      any /dev/kvm, also one that only interprets guest code
   "full"     a KVM that delivers interrupts (hv doctor -q exits 0)
+and with `any_kvm` that one KVM tells as much as another, so it runs on one only.
 """
 
 import os
@@ -34,7 +35,7 @@ def cached(*parts):
 
 
 def guest(name):
-    for suffix in (".bin", ".elf"):
+    for suffix in (".bin", ".elf", ""):
         path = os.path.join(GUESTS, name + suffix)
         if os.path.exists(path):
             return path
@@ -43,6 +44,7 @@ def guest(name):
 
 class Case(unittest.TestCase):
     needs = "kvm"
+    any_kvm = False
     longMessage = True
 
     def hv(self, *args, status=0, stdin=b"", limit=LIMIT, env=None):
@@ -65,6 +67,15 @@ class Case(unittest.TestCase):
         folder = tempfile.mkdtemp(prefix="hv-test-")
         self.addCleanup(subprocess.run, ["rm", "-rf", folder], check=False)
         return os.path.join(folder, name)
+
+    def small_disk(self, size):
+        """A directory with a file system of its own that holds no more than SIZE."""
+        if os.getuid() != 0:
+            self.skipTest("only root can mount a small disk")
+        folder = os.path.dirname(self.scratch())
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
+        self.addCleanup(subprocess.run, ["umount", folder], check=True)
+        return folder
 
     def terminal(self, *args, **kwargs):
         """hv on a terminal of its own."""

@@ -135,6 +135,8 @@ class KvmThatInterprets(harness.Case):
 
 
 class LostOutput(harness.Case):
+    any_kvm = True
+
     def test_a_full_disk_under_standard_output_is_reported(self):
         with open("/dev/full", "w") as full:
             run = subprocess.run([harness.HV, "run", "--kernel", harness.guest("real_hello"), "--boot", "flat"],
@@ -156,6 +158,8 @@ class LostOutput(harness.Case):
 
 class WrongKernels(harness.Case):
     """Kernels and initrds that cannot be used: one line, status 4, whatever the file."""
+
+    any_kvm = True
 
     def refused(self, words, *args, status=4):
         r = self.hv("run", *args, status=status)
@@ -199,12 +203,4 @@ class WrongKernels(harness.Case):
 
     def test_a_full_disk_for_the_trace(self):
         self.refused("No space left", "-k", harness.guest("spin"), "--boot", "flat", "--trace",
-                     self.small_disk() + "/trace", status=8)
-
-    def small_disk(self):
-        if os.getuid() != 0:
-            self.skipTest("only root can mount a small disk")
-        folder = os.path.dirname(self.scratch())
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64K", "none", folder], check=True)
-        self.addCleanup(subprocess.run, ["umount", folder], check=True)
-        return folder
+                     self.small_disk("64K") + "/trace", status=8)
