@@ -68,7 +68,6 @@ uint64_t bucket_wait(struct bucket *b, uint64_t now)
 
 void bucket_spend(struct bucket *b, uint64_t n)
 {
-    atomic_fetch_add_explicit(&b->spent, n, memory_order_relaxed);
     if (!bucket_has_limit(b))
         return;
     pthread_mutex_lock(&b->lock);
@@ -85,7 +84,6 @@ void bucket_spend(struct bucket *b, uint64_t n)
 void bucket_use(struct bucket *b, struct bucket_use *out)
 {
     pthread_mutex_lock(&b->lock);
-    *out = (struct bucket_use){
-        .rate = b->rate, .burst = b->burst, .spent = b->spent, .waits = b->waits};
+    *out = (struct bucket_use){.rate = b->rate, .burst = b->burst, .waits = b->waits};
     pthread_mutex_unlock(&b->lock);
 }

@@ -159,51 +159,65 @@ static bool read_more(struct control_client *client)
     return true;
 }
 
-/* Takes whole lines until enough is to be sent. True: there may be more of them. */
+/* What is left of the input, without what was taken from its front. */
+static void keep_rest(struct control_client *client, const char *at)
+{
+    client->in_len = (size_t)(client->in + client->in_len - at);
+    memmove(client->in, at, client->in_len);
+}
+
+/* Takes whole lines. True: there is another one, for which too much waits to be sent. */
 static bool take_lines(struct control_client *client)
 {
-    const char *at = client->in, *end = client->in + client->in_len, *newline = NULL;
+    const char *at = client->in, *end = client->in + client->in_len, *newline;
+    bool enough = false;
 
-    while (client->fd >= 0 && unsent(client) < CONTROL_OUTPUT_ENOUGH) {
-        newline = memchr(at, '\n', (size_t)(end - at));
-        if (newline == NULL)
+    while (client->fd >= 0 && (newline = memchr(at, '\n', (size_t)(end - at))) != NULL) {
+        enough = unsent(client) >= CONTROL_OUTPUT_ENOUGH;
+        if (enough)
             break;
         request_take(client, at, (size_t)(newline - at));
         at = newline + 1;
     }
-    if (newline == NULL && client->ended && client->fd >= 0) { /* its last line lacks a newline */
-        request_take(client, at, (size_t)(end - at));
-        at = end;
-    }
-    client->in_len = (size_t)(end - at);
-    memmove(client->in, at, client->in_len);
-    if (newline == NULL && client->in_len == sizeof(client->in)) {
-        request_refuse(client, CONTROL_SYNTAX, "a request has at most 65535 bytes");
+    keep_rest(client, at);
+    return enough;
+}
+
+/* A line without its end: nothing follows it, or it is too long. */
+static void take_end(struct control_client *client)
+{
+    if (client->ended) {
+        request_take(client, client->in, client->in_len);
+        client->in_len = 0;
+    } else if (client->in_len == sizeof(client->in)) {
+        request_refuse(client, CONTROL_SYNTAX, "a request has at most 65536 bytes");
         client->closing = true;
     }
-    return newline != NULL && !client->closing;
 }
 
 /* Answers what there is to answer, then waits for what comes next. */
 static void serve(struct control_client *client)
 {
-    bool more;
+    bool more = !client->closing;
 
-    do {
+    while (more && flush(client) && unsent(client) == 0) {
         client->serving = true;
-        more = !client->closing && take_lines(client);
+        more = take_lines(client);
+        if (!more && client->fd >= 0)
+            take_end(client);
         client->serving = false;
-        if (client->fd < 0 || !flush(client))
+        if (client->fd < 0)
             return;
-    } while (more && unsent(client) == 0);
-    watch(client);
+    }
+    if (client->fd >= 0 && flush(client))
+        watch(client);
 }
 
 void client_on_event(struct control_client *client, uint32_t events)
 {
     bool readable = events & ~(uint32_t)EPOLLOUT;
 
-    if (readable && unsent(client) == 0 && !client->ended && !client->closing) {
+    if (readable && unsent(client) == 0 && !client->ended) {
         if (!read_more(client)) {
             client_drop(client, NULL);
             return;

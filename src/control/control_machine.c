@@ -58,18 +58,17 @@ static json_t *device_list(const struct machine *m)
 static void run_status(void *ctx, struct control_call *call, json_t *args)
 {
     const struct machine_commands *k = ctx;
-    struct machine_stats s;
 
     (void)args;
     if (!has_machine(k, call))
         return;
     unsigned holds = machine_holds(k->m);
-    machine_stats(k->m, &s);
-    control_return(call, json_pack("{s:s, s:o, s:I, s:i, s:I, s:o}", "state",
-                                   holds != 0 ? "paused" : "running", "reasons", hold_names(holds),
-                                   "age-ms", (json_int_t)(s.age_ns / 1000000), "cpus",
-                                   (int)machine_cpus(k->m), "memory", (json_int_t)s.memory,
-                                   "devices", device_list(k->m)));
+    control_return(call,
+                   json_pack("{s:s, s:o, s:I, s:i, s:I, s:o}", "state",
+                             holds != 0 ? "paused" : "running", "reasons", hold_names(holds),
+                             "age-ms", (json_int_t)(machine_age_ns(k->m) / 1000000), "cpus",
+                             (int)machine_cpus(k->m), "memory",
+                             (json_int_t)machine_memory_size(k->m), "devices", device_list(k->m)));
 }
 
 static void run_stats(void *ctx, struct control_call *call, json_t *args)

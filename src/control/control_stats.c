@@ -209,7 +209,8 @@ json_t *stats_of(const struct machine *m)
     machine_stats(m, &s);
     json_t *unclaimed = numbers((const struct number[]){
         {"port-bytes", s.unclaimed_ports}, {"memory-bytes", s.unclaimed_memory}, {0}});
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "age-ms", control_u64(s.age_ns / NS_PER_MS),
-                     "memory", memory(&s), "cpus", cpus(m), "io-threads", threads(m), "devices",
-                     devices(m), "unclaimed", unclaimed);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "age-ms",
+                     control_u64(machine_age_ns(m) / NS_PER_MS), "memory", memory(&s), "cpus",
+                     cpus(m), "io-threads", threads(m), "devices", devices(m), "unclaimed",
+                     unclaimed);
 }

@@ -12,10 +12,19 @@
 
 _Static_assert(MACHINE_EXIT_REASONS == EXIT_REASONS, "what is counted is what is told");
 
+uint64_t machine_age_ns(const struct machine *m)
+{
+    return now_ns() - m->created_ns;
+}
+
+uint64_t machine_memory_size(const struct machine *m)
+{
+    return m->cfg.memory;
+}
+
 void machine_stats(const struct machine *m, struct machine_stats *out)
 {
     *out = (struct machine_stats){
-        .age_ns = now_ns() - m->created_ns,
         .memory = m->cfg.memory,
         .resident = stats_resident(m),
         .unclaimed_ports = atomic_load(&m->pio.unclaimed),

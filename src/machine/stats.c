@@ -2,12 +2,25 @@
  * Numbers about a machine's life.
  */
 #include <inttypes.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
 #include "machine_priv.h"
+
+#define PAGES_AT_ONCE 4096
+
+static uint64_t count_resident(const struct mem_region *r, uint64_t offset, size_t pages)
+{
+    unsigned char in_core[PAGES_AT_ONCE];
+    uint64_t count = 0;
+
+    if (mincore((char *)r->host + offset, pages * MEM_PAGE_SIZE, in_core) < 0)
+        return 0;
+    for (size_t p = 0; p < pages; p++)
+        count += in_core[p] & 1;
+    return count;
+}
 
 uint64_t stats_resident(const struct machine *m)
 {
@@ -15,13 +28,10 @@ uint64_t stats_resident(const struct machine *m)
 
     for (unsigned i = 0; i < m->mem.count; i++) {
         const struct mem_region *r = &m->mem.regions[i];
-        size_t count = r->size / MEM_PAGE_SIZE;
-        unsigned char *in_core = malloc(count);
-        if (in_core == NULL || mincore(r->host, r->size, in_core) < 0)
-            count = 0;
-        for (size_t p = 0; p < count; p++)
-            pages += in_core[p] & 1;
-        free(in_core);
+        for (uint64_t at = 0; at < r->size; at += PAGES_AT_ONCE * MEM_PAGE_SIZE) {
+            uint64_t left = (r->size - at) / MEM_PAGE_SIZE;
+            pages += count_resident(r, at, left < PAGES_AT_ONCE ? left : PAGES_AT_ONCE);
+        }
     }
     return pages * MEM_PAGE_SIZE;
 }

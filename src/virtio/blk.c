@@ -49,14 +49,15 @@ struct blk_queue {
     struct request *requests;      /* owned */
     struct request *free;          /* those that wait for a chain */
     bool starved;                  /* one was missing; guarded by the queue's lock */
+    /* Statistics, by enum block_op: requests, and the bytes of those that move some. */
+    _Atomic uint64_t begun[BLOCK_ZERO + 1], moved[BLOCK_WRITE + 1];
 };
 
 struct blk {
     struct virtio_dev v;
     struct block *block; /* borrowed */
     struct blk_queue *queues;
-    struct bucket ops, bytes;                                          /* what the limits allow */
-    _Atomic uint64_t requests[BLOCK_ZERO + 1], moved[BLOCK_WRITE + 1]; /* by enum block_op */
+    struct bucket ops, bytes; /* what the limits allow */
     char serial[VIRTIO_BLK_SERIAL_MAX];
 };
 
@@ -248,11 +249,6 @@ static bool take(struct virtio_queue *vq, struct request *r)
     return false;
 }
 
-static void count(_Atomic uint64_t *counter, uint64_t n)
-{
-    atomic_fetch_add_explicit(counter, n, memory_order_relaxed); /* a statistic */
-}
-
 static void begin(struct blk *blk, struct blk_queue *q, struct request *r)
 {
     int rc = parse(blk, r);
@@ -263,10 +259,10 @@ static void begin(struct blk *blk, struct blk_queue *q, struct request *r)
         return;
     }
     bucket_spend(&blk->ops, 1);
-    count(&blk->requests[r->io.op], 1);
+    virtio_count(&q->begun[r->io.op], 1);
     if (r->io.op == BLOCK_READ || r->io.op == BLOCK_WRITE) { /* no other moves its bytes */
         bucket_spend(&blk->bytes, r->io.size);
-        count(&blk->moved[r->io.op], r->io.size);
+        virtio_count(&q->moved[r->io.op], r->io.size);
     }
     block_submit(q->channel, &r->io);
 }
@@ -423,15 +419,16 @@ void virtio_blk_stats(struct virtio_dev *v, struct virtio_blk_stats *out)
 {
     struct blk *blk = container_of(v, struct blk, v);
 
-    *out = (struct virtio_blk_stats){
-        .reads = atomic_load(&blk->requests[BLOCK_READ]),
-        .writes = atomic_load(&blk->requests[BLOCK_WRITE]),
-        .flushes = atomic_load(&blk->requests[BLOCK_FLUSH]),
-        .discards =
-            atomic_load(&blk->requests[BLOCK_DISCARD]) + atomic_load(&blk->requests[BLOCK_ZERO]),
-        .read_bytes = atomic_load(&blk->moved[BLOCK_READ]),
-        .written_bytes = atomic_load(&blk->moved[BLOCK_WRITE]),
-    };
+    *out = (struct virtio_blk_stats){0};
+    for (unsigned i = 0; i < v->queue_count; i++) {
+        const struct blk_queue *q = &blk->queues[i];
+        out->reads += atomic_load(&q->begun[BLOCK_READ]);
+        out->writes += atomic_load(&q->begun[BLOCK_WRITE]);
+        out->flushes += atomic_load(&q->begun[BLOCK_FLUSH]);
+        out->discards += atomic_load(&q->begun[BLOCK_DISCARD]) + atomic_load(&q->begun[BLOCK_ZERO]);
+        out->read_bytes += atomic_load(&q->moved[BLOCK_READ]);
+        out->written_bytes += atomic_load(&q->moved[BLOCK_WRITE]);
+    }
     bucket_use(&blk->ops, &out->ops);
     bucket_use(&blk->bytes, &out->bytes);
 }

@@ -49,6 +49,7 @@ void net_limit_spend(struct net_queue *q, uint64_t bytes)
 {
     bucket_spend(&q->limit->packets, 1);
     bucket_spend(&q->limit->bytes, bytes);
+    virtio_count(&q->moved, bytes);
 }
 
 void net_listen_for(struct net_pair *p, bool readable, bool writable)
@@ -242,15 +243,13 @@ void virtio_net_limits(struct virtio_dev *v, struct virtio_net_limits *out)
     *out = (struct virtio_net_limits){packets.rate, bytes.rate};
 }
 
-/* The buckets know what went through them. Returns the bytes. */
-static uint64_t add_use(struct net_limit *l, struct virtio_net_stats *out)
+static uint64_t waits_of(struct net_limit *l)
 {
     struct bucket_use packets, bytes;
 
     bucket_use(&l->packets, &packets);
     bucket_use(&l->bytes, &bytes);
-    out->waits += packets.waits + bytes.waits;
-    return bytes.spent;
+    return packets.waits + bytes.waits;
 }
 
 void virtio_net_stats(struct virtio_dev *v, struct virtio_net_stats *out)
@@ -264,8 +263,11 @@ void virtio_net_stats(struct virtio_dev *v, struct virtio_net_stats *out)
         .dropped_out = atomic_load(&d->dropped_out),
         .filtered = atomic_load(&d->filtered),
     };
-    out->received_bytes = add_use(&d->in, out);
-    out->sent_bytes = add_use(&d->out, out);
+    for (unsigned i = 0; i < d->pair_count; i++) {
+        out->received_bytes += atomic_load(&d->pairs[i].rx.moved);
+        out->sent_bytes += atomic_load(&d->pairs[i].tx.moved);
+    }
+    out->waits = waits_of(&d->in) + waits_of(&d->out);
 }
 
 /* --- state --- */

@@ -51,6 +51,7 @@ struct net_queue {
     struct virtio_queue *vq;
     struct net_limit *limit; /* borrowed: of the queue's direction */
     struct timer refill;     /* the limit has something again: kick */
+    _Atomic uint64_t moved;  /* bytes of frames, ever */
 };
 
 struct net_pair {

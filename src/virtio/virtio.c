@@ -40,14 +40,6 @@ static bool is_live(const struct virtio_dev *v)
     return (status & DRIVER_OK) && !(status & (NEEDS_RESET | FAILED));
 }
 
-/* One writer at a time, so nothing has to be locked on the bus. */
-static void add_to(_Atomic uint64_t *counter, uint64_t n)
-{
-    uint64_t now = atomic_load_explicit(counter, memory_order_relaxed);
-
-    atomic_store_explicit(counter, now + n, memory_order_relaxed);
-}
-
 /* On the loop's thread: the driver, or virtio_kick(), asked for this queue. */
 static void on_kick(void *ctx, uint32_t events)
 {
@@ -59,7 +51,7 @@ static void on_kick(void *ctx, uint32_t events)
     (void)eventfd_read(q->kick,
                        &count); /* EAGAIN: somebody was faster; serving once more is harmless */
     pthread_mutex_lock(&q->lock);
-    add_to(&q->kicks, 1);
+    virtio_count(&q->kicks, 1);
     if (q->running && q->vq.enabled && is_live(v)) {
         v->ops->serve(v, q);
         if (q->vq.broken)
@@ -175,10 +167,10 @@ void virtio_enable_queue(struct virtio_queue *q)
 
 void virtio_publish(struct virtio_queue *q)
 {
-    add_to(&q->chains, q->vq.pushed);
+    virtio_count(&q->chains, q->vq.pushed);
     if (!vq_publish(&q->vq))
         return;
-    add_to(&q->interrupts, 1);
+    virtio_count(&q->interrupts, 1);
     if (q->dev->port.used)
         q->dev->port.used(q->dev->port.ctx, q->index);
 }

@@ -3,6 +3,7 @@
  * callback, and a thread can begin again.
  */
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -38,6 +39,7 @@ int main(void)
 
     CHECK(fd >= 0);
     CHECK(iothread_create("a-name-that-is-too-long", &t) == 0);
+    CHECK(strcmp(iothread_name(t), "a-name-that-is-") == 0);
     CHECK(loop_add(iothread_loop(t), fd, EPOLLIN, on_kick, &fd) == 0);
     for (unsigned round = 1; round <= ROUNDS; round++) {
         struct crew crew = {0};
@@ -47,7 +49,9 @@ int main(void)
         crew_join(&crew);
         iothread_catch_up(t);
         CHECK(atomic_load(&served) == round * 2 * KICKS);
+        CHECK(iothread_cpu_ns(t) > 0);
         iothread_stop(t);
+        CHECK(iothread_cpu_ns(t) == 0);
         iothread_stop(t); /* harmless */
         CHECK(atomic_load(&served) == round * 2 * KICKS);
     }

@@ -17,14 +17,13 @@
 #include <stdint.h>
 
 struct bucket {
-    pthread_mutex_t lock;  /* guards the rest, but for atomics */
+    pthread_mutex_t lock;  /* guards the rest */
     _Atomic uint64_t rate; /* tokens per second; 0: no limit, which is seen without the lock */
     uint64_t burst;        /* tokens that are there after a long rest */
     int64_t level;         /* tokens there now; below 0: debt */
     uint64_t at;           /* when level was right, ns of any monotonic clock */
-    uint64_t rest; /* what has flowed in since, in tokens times 10^9, not yet a whole token */
-    _Atomic uint64_t spent; /* tokens ever, limited or not */
-    uint64_t waits;         /* times that bucket_wait() said to wait */
+    uint64_t rest;  /* what has flowed in since, in tokens times 10^9, not yet a whole token */
+    uint64_t waits; /* times that bucket_wait() said to wait */
 };
 
 /* No limit. */
@@ -48,10 +47,10 @@ uint64_t bucket_wait(struct bucket *b, uint64_t now);
 /* Spends `n` tokens, whether they are there or not. */
 void bucket_spend(struct bucket *b, uint64_t n);
 
-/* What the limit is, and what it has done; the counters go on through new limits. */
+/* What the limit is, and how often it held something up, also in the time of earlier limits. */
 struct bucket_use {
-    uint64_t rate, burst;  /* rate 0: no limit */
-    uint64_t spent, waits; /* ever */
+    uint64_t rate, burst; /* rate 0: no limit */
+    uint64_t waits;
 };
 void bucket_use(struct bucket *b, struct bucket_use *out);
 

@@ -51,7 +51,6 @@ struct machine_cpu_stats {
 };
 
 struct machine_stats {
-    uint64_t age_ns;                            /* since it was created */
     uint64_t memory, resident;                  /* bytes: the guest's, and of them in the host's */
     uint64_t unclaimed_ports, unclaimed_memory; /* bytes of accesses that no device answered */
 };
@@ -61,6 +60,9 @@ struct machine_thread_stats {
     uint64_t cpu_ns;
 };
 
+uint64_t machine_age_ns(const struct machine *m);      /* since it was created */
+uint64_t machine_memory_size(const struct machine *m); /* bytes */
+/* Looks at every page of memory: some milliseconds for each GiB. */
 void machine_stats(const struct machine *m, struct machine_stats *out);
 unsigned machine_cpus(const struct machine *m);
 void machine_cpu_stats(const struct machine *m, unsigned cpu, struct machine_cpu_stats *out);

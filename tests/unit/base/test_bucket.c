@@ -103,3 +103,24 @@ Test(bucket, new_limits_begin_with_a_full_bucket)
     bucket_spend(&b, 1000);
     cr_assert_eq(bucket_wait(&b, S), 0);
 }
+
+Test(bucket, tells_its_limit_and_how_often_it_held_something_up)
+{
+    struct bucket_use use = {9, 9, 9};
+
+    bucket_use(&b, &use);
+    cr_assert_eq(use.rate, 0);
+    cr_assert_eq(use.waits, 0);
+    bucket_limit(&b, 100, 5, 0);
+    cr_assert_eq(bucket_wait(&b, 0), 0);
+    bucket_spend(&b, 6);
+    cr_assert_gt(bucket_wait(&b, 0), 0);
+    bucket_use(&b, &use);
+    cr_assert_eq(use.rate, 100);
+    cr_assert_eq(use.burst, 5);
+    cr_assert_eq(use.waits, 1);
+    bucket_limit(&b, 0, 0, S);
+    (void)bucket_wait(&b, S);
+    bucket_use(&b, &use);
+    cr_assert_eq(use.waits, 1, "it is a counter of all its life");
+}

@@ -502,6 +502,23 @@ Test(control, ten_thousand_requests_without_reading_take_bounded_memory)
     cr_assert_eq(rig.control->clients->next, NULL);
 }
 
+Test(control, everything_is_answered_in_the_end_and_in_order)
+{
+    static char all[3000 * 40];
+    size_t len = 0, sent = 0;
+
+    for (unsigned i = 0; i < 3000; i++)
+        len += (size_t)sprintf(all + len, "{\"execute\":\"commands\",\"id\":%u}\n", i);
+    for (unsigned i = 0; i < 3000; i++) {
+        ssize_t n = send(rig.clients[0].fd, all + sent, len - sent, MSG_NOSIGNAL);
+        sent += n > 0 ? (size_t)n : 0;
+        json_t *answer = talk_receive(&rig, 0);
+        cr_assert_eq(json_integer_value(json_object_get(answer, "id")), i);
+        json_decref(answer);
+    }
+    cr_assert(talk_is_silent(&rig, 0));
+}
+
 Test(control, a_client_too_many_is_told_and_turned_away)
 {
     for (unsigned i = 1; i < CONTROL_CLIENTS_MAX; i++) {

@@ -407,6 +407,33 @@ Test(virtio_blk, a_limit_of_bytes_holds_and_can_be_lifted)
         cr_assert_eq(ask(VIRTIO_BLK_T_IN, 0, 4096, true, NULL), VIRTIO_BLK_S_OK);
 }
 
+Test(virtio_blk, what_was_asked_for_is_counted)
+{
+    struct virtio_blk_stats s;
+
+    start_limited(0, 100000);
+    for (unsigned i = 0; i < 4; i++)
+        (void)ask(VIRTIO_BLK_T_IN, 0, 4096, true, NULL);
+    (void)ask(VIRTIO_BLK_T_OUT, 0, 512, false, NULL);
+    (void)ask(VIRTIO_BLK_T_FLUSH, 0, 0, false, NULL);
+    memset(&s, 0xa5, sizeof(s));
+    virtio_blk_stats(rig.v, &s);
+    cr_assert_eq(s.reads, 4);
+    cr_assert_eq(s.read_bytes, 4 * 4096);
+    cr_assert_eq(s.writes, 1);
+    cr_assert_eq(s.written_bytes, 512);
+    cr_assert_eq(s.flushes, 1);
+    cr_assert_eq(s.discards, 0);
+    cr_assert_eq(s.bytes.rate, 100000);
+    cr_assert_gt(s.bytes.waits, 0);
+    cr_assert_eq(s.ops.rate, 0);
+    cr_assert_eq(s.ops.waits, 0);
+    const struct virtio_queue *q = virtio_queue(rig.v, 0);
+    cr_assert_eq(atomic_load(&q->chains), 6);
+    cr_assert_geq(atomic_load(&q->kicks), 6);
+    cr_assert_gt(atomic_load(&q->interrupts), 0);
+}
+
 /* --- state --- */
 
 static int load(struct virtio_dev *v, const struct codec_writer *w)

@@ -486,6 +486,24 @@ Test(virtio_net, a_limit_delays_and_loses_nothing)
             got++;
     }
     cr_assert_geq(now_ns() - begin, 45000000);
+    cr_assert_gt(stats().waits, 0);
+    cr_assert_eq(stats().received_bytes, 30 * 60);
+}
+
+Test(virtio_net, limits_are_told_as_they_were_set)
+{
+    const struct virtio_net_limits odd = {.packets = 7, .bytes = 1001};
+    struct virtio_net_limits told = {1, 1};
+
+    start_limited(MRG, 200);
+    virtio_net_limits(rig.v, &told);
+    cr_assert_eq(told.packets, 200);
+    cr_assert_eq(told.bytes, 0);
+    virtio_net_limit(rig.v, &odd);
+    virtio_net_limits(rig.v, &told);
+    cr_assert_eq(told.packets, 7);
+    cr_assert_eq(told.bytes, 1001);
+    cr_assert_eq(stats().waits, 0);
 }
 
 Test(virtio_net, a_stopped_device_holds_no_buffers_and_goes_on)
