@@ -1163,7 +1163,7 @@ def two_machines(lab):
     client = shlex.join(machine("client", CLIENT, f"stream={socket},mac={mac}", b"-"))
     both = (f"{server} >server.out 2>&1 </dev/null & one=$!; i=0; "
             f"while [ ! -S {shlex.quote(socket)} ] && [ $i -lt 50 ]; do sleep 0.2; i=$((i+1)); done; {client} </dev/null; status=$?; kill $one; exit $status")  # fmt: skip
-    run = lab.run(["sh", "-c", both], limit=50, hang_ok=True)
+    run = lab.run(["sh", "-c", both], limit=80, hang_ok=True)
     lines = [line.strip() for line in run.out.decode(errors="replace").splitlines()]
     lines = [line.removeprefix("check: ") for line in lines if line.startswith("check: ")]
     last = run.out.decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
