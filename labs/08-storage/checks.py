@@ -1769,6 +1769,8 @@ def bad_tables(lab):
         seen = script.run()
         with open(path, "rb") as file:
             after = file.read()
+        if entry is not None:
+            lab.expect(f"{tried}: a write to where that entry leads: result", named(EIO), named(seen[writes[0]]["rc"]))
         lab.expect_true(f"{tried}: one of a write, a discard and a flush", "is refused with -EIO", any(seen[each]["rc"] == EIO for each in writes),
                         [named(seen[each]["rc"]) for each in writes])  # fmt: skip
         lab.expect_true(f"{tried}: a read of it ends", "well, or with -EIO", seen[reads]["rc"] in (0, EIO), named(seen[reads]["rc"]))
@@ -1793,7 +1795,8 @@ def lies(lab, image, where, number):
     if number == 5:
         return "an L2 entry leaves the file", hexa(end), (end + image.cluster * lab.rng.randrange(0, 1 << 20)) | COPIED
     if number == 6:
-        return "an L2 entry names a place in the middle of a cluster", "", (end - 512) | COPIED
+        middle = image.l2[0] + image.cluster * other + 512
+        return "an L2 entry names a place in the middle of a cluster", hexa(middle), middle | COPIED
     place = (image.l2[0] + image.cluster * (other + 1)) | COPIED
     cluster = (place & OFFSET) >> image.bits
     if number == 7:

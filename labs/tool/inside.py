@@ -12,6 +12,7 @@ import time
 
 sys.dont_write_bytecode = True
 
+import grading  # noqa: E402
 import running  # noqa: E402
 from course import Course  # noqa: E402
 
@@ -62,13 +63,14 @@ def _items(course, jobs):
 
 def main(path):
     with open(path, encoding="utf-8") as file:
-        jobs = json.load(file)
+        order = json.load(file)
+    os.environ[grading.HOST_PATIENCE] = str(order["patience"])
 
     def told(item, record):
         item.tree.release()
         _say(job=item.number, name=item.check.name, record=record)
 
-    running.run(_items(Course(), jobs), told, _heartbeat())
+    running.run(_items(Course(), order["jobs"]), told, _heartbeat())
 
 
 if __name__ == "__main__":

@@ -57,10 +57,10 @@ def pack(lab, names, built, archive):
             tar.add(path, f"build/{drivers.DIRECTORY}/ready/{name}")
 
 
-def _limit(course, jobs):
+def _limit(course, jobs, patience):
     """Seconds that the machine gets: all that all checks may take, two at a time."""
     total = sum(course.lab(job.lab).check(name).limit for job in jobs for name in job.names)
-    return BOOT_LIMIT + total * grading.PATIENCE_MAX / 2 + running.GRACE
+    return BOOT_LIMIT + total * grading.PATIENCE_MAX * patience / 2 + running.GRACE
 
 
 def _why(process, said):
@@ -73,14 +73,14 @@ class _Machine:
 
     def __init__(self, course, jobs):
         self._directory = tempfile.TemporaryDirectory(prefix="lab-machine-")
-        path = self._directory.name
+        path, patience = self._directory.name, grading.patience()
         order = os.path.join(path, "jobs.json")
         with open(order, "w", encoding="utf-8") as file:
-            json.dump([vars(job) for job in jobs], file)
+            json.dump({"patience": patience, "jobs": [vars(job) for job in jobs]}, file)
         self._said = open(os.path.join(path, "said"), "w+", encoding="utf-8", errors="replace")
         inside = os.path.join(course.root, "labs/tool/inside.py")
         self._process = subprocess.Popen(
-            [sys.executable, os.path.join(course.root, LABVM), "run", "--timeout", f"{_limit(course, jobs):.0f}", "--",
+            [sys.executable, os.path.join(course.root, LABVM), "run", "--timeout", f"{_limit(course, jobs, patience):.0f}", "--",
              "python3", inside, order], env={**os.environ, "LABVM_OUT": path, "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._said, bufsize=0,
         )  # fmt: skip

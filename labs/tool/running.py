@@ -109,7 +109,7 @@ class _Running:
         os.close(write)
 
     def late(self):
-        return time.monotonic() - self.start > self.item.check.limit * grading.PATIENCE_MAX + GRACE
+        return time.monotonic() - self.start > self.item.check.limit * grading.patience_max() + GRACE
 
     def read(self):
         """Takes what has come; True when that was all."""
