@@ -17,9 +17,9 @@ static int draw_address(uint8_t *mac, struct error *err)
     return 0;
 }
 
-static int open_nothing(struct session *s, unsigned index, struct net **out, struct error *err)
+static int open_nowhere(struct net **out, struct error *err)
 {
-    int rc = net_pair_create(out, &s->loose_ends[index]);
+    int rc = net_nowhere_create(out);
 
     return rc < 0 ? error_sys(err, rc, "cannot make a cable") : 0;
 }
@@ -38,7 +38,7 @@ static int open_nic(struct session *s, unsigned index, struct net **out, struct 
     case NIC_LISTEN:
         return net_stream_create(n->where, n->kind == NIC_LISTEN, out, err);
     case NIC_NONE:
-        return open_nothing(s, index, out, err);
+        return open_nowhere(out, err);
     }
     return error_set(err, -EINVAL, "no such network");
 }
@@ -61,9 +61,7 @@ int open_nics(struct session *s, struct error *err)
 
 void close_nics(struct session *s)
 {
-    for (unsigned i = 0; i < s->opt.nic_count; i++) {
+    for (unsigned i = 0; i < s->opt.nic_count; i++)
         for (unsigned j = 0; j < NET_QUEUES_MAX; j++)
             net_destroy(s->nics[i][j]);
-        net_destroy(s->loose_ends[i]);
-    }
 }

@@ -37,7 +37,6 @@ struct session {
     // lab 09 {
     struct chr *consoles[MACHINE_CONSOLES_MAX];
     struct net *nics[MACHINE_NICS_MAX][NET_QUEUES_MAX]; /* of each its queues; NULL: no more */
-    struct net *loose_ends[MACHINE_NICS_MAX];           /* of cables that lead nowhere */
     // }
 };
 

@@ -105,6 +105,9 @@ int net_stream_create(const char *path, bool listen, struct net **out,
 int net_user_create(const char *const *forwards, const struct log *log, struct net **out,
                     struct error *err) HV_MUST_CHECK;
 
+/* A cable that leads nowhere: all is sent, nothing comes. */
+int net_nowhere_create(struct net **out) HV_MUST_CHECK;
+
 /* Two ends of one wire, in memory. */
 int net_pair_create(struct net **a, struct net **b) HV_MUST_CHECK;
 

@@ -79,6 +79,25 @@ static ssize_t receive_text(struct net *n, char *text, size_t size)
     return got;
 }
 
+/* --- nowhere --- */
+
+Test(net, a_cable_that_leads_nowhere_is_never_full)
+{
+    struct net *n;
+    char text[32];
+
+    cr_assert_eq(net_nowhere_create(&n), 0);
+    watch(n);
+    net_listen(n, true, true);
+    cr_assert_eq(net_set_offloads(n, 12, NET_OFFLOAD_CSUM | NET_OFFLOAD_TSO4), 0);
+    for (unsigned i = 0; i < 20000; i++) /* more than the kernel keeps for a socket */
+        cr_assert_eq(send_text(n, "gone"), 4);
+    cr_assert_eq(receive_text(n, text, 31), -EAGAIN);
+    work();
+    cr_assert_eq(readable + writable, 0);
+    net_destroy(n);
+}
+
 /* --- pair --- */
 
 Test(net, a_pair_keeps_frames_apart)
