@@ -141,6 +141,13 @@ $(B)/tests/fuzz/%: $(B)/tests/fuzz/%.o $(FUZZ_SUPPORT_O) $(B)/libhv.a
 -include $(THREAD_BIN:%=%.d) $(FUZZ_BIN:%=%.d) $(FUZZ_SUPPORT_O:.o=.d) # lab 99
 
 # lab 99 {
+# --- a program of the system tests that runs in Linux guests, where there is no libc ---
+guests: $(G)/vsock_guest
+$(G)/vsock_guest: tests/system/vsock_guest.c
+	@mkdir -p $(@D)
+	$(call say,GUEST)
+	$(Q)$(GUEST_CC) -static -O2 $(WARN) -o $@ $<
+
 # --- running tests; tests/run builds what it needs ---
 test: ## run every test; installs what is missing (after naming it)
 	@tests/setup/deps test

@@ -23,6 +23,8 @@ PROGRAM_LIMIT = 120  # seconds for one unit or thread test program; sanitizers g
 LABVM_LIMIT = 900
 SYSTEM_LIMIT = 2400
 INTEL_LIMIT = 1800
+INTEL_FILES = "build/release/hv build/guest build/cache/cloud/vmlinuz build/cache/initramfs-cloud.cpio".split()
+INTEL_PROGRAMS = "mke2fs e2fsck debugfs qemu-img busybox ip passt".split()  # what its tests start
 LABS_LIMIT = 600  # for one file of the course tool's tests
 SLIDES_LIMIT = 300
 VERIFY_LIMIT = 2400  # for all labs
@@ -333,12 +335,18 @@ def intel(options):
         yield unittest_file(path, LABVM_LIMIT, "Intel", env=env)
     options.note("back end: the lab machine, VT-x (Bochs)")
     machine = ["tests/labvm/labvm", "run", "--cpu", "intel", "--timeout", str(INTEL_LIMIT)]
-    for path in ("build/release/hv", "build/guest", "build/cache/cloud/vmlinuz", "build/cache/initramfs-cloud.cpio",
-                 "/sbin/mke2fs"):
+    for path in (*INTEL_FILES, *map(_program, INTEL_PROGRAMS)):
         machine += ["--with", path]
     flags = ["--needs", "full", "--tag", "intel"]
     env = {"HV_TEST_LIMIT": "600"}  # of a test's patience: everything is some ten times as slow
     yield system_run("labvm-intel", [*machine, "--"], INTEL_LIMIT + 120, options.text, flags, env)
+
+
+def _program(name):
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        raise FileNotFoundError(f"no {name} here: run tests/setup/deps intel")
+    return path
 
 
 def system_run(name, machine, limit, text="", flags=(), env=None, note=None):

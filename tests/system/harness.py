@@ -34,7 +34,7 @@ def cached(*parts):
 
 
 def guest(name):
-    for suffix in (".bin", ".elf"):
+    for suffix in (".bin", ".elf", ""):
         path = os.path.join(GUESTS, name + suffix)
         if os.path.exists(path):
             return path
@@ -65,6 +65,15 @@ class Case(unittest.TestCase):
         folder = tempfile.mkdtemp(prefix="hv-test-")
         self.addCleanup(subprocess.run, ["rm", "-rf", folder], check=False)
         return os.path.join(folder, name)
+
+    def small_disk(self, size):
+        """A directory with a file system of its own that holds no more than SIZE."""
+        if os.getuid() != 0:
+            self.skipTest("only root can mount a small disk")
+        folder = os.path.dirname(self.scratch())
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
+        self.addCleanup(subprocess.run, ["umount", folder], check=True)
+        return folder
 
     def terminal(self, *args, **kwargs):
         """hv on a terminal of its own."""

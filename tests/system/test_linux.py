@@ -53,15 +53,6 @@ class Boots(Linux):
         self.assert_up(r, 2)
 
 
-class OneBoot(Linux):
-    """One boot by each of the ways, for where a boot takes minutes."""
-
-    tags = ("intel",)
-
-    def test_linux_reaches_user_space_and_powers_off(self):
-        self.assert_up(self.boot("poweroff"), 1)
-
-
 class Memory(Linux):
     def test_128_mib(self):
         match = self.assert_up(self.boot("poweroff", "--memory", "128M"), 1)
