@@ -291,8 +291,8 @@ def prepared():
 
 
 def system(options):
-    """tests/system: hv with real guests. Where this host's own KVM does not deliver interrupts, the tests
-    that need one that does run in the lab machine."""
+    """tests/system: hv with real guests. Where this host's own KVM does not deliver interrupts, the
+    lab machine runs those that need one that does, and once more those to which it makes a difference."""
     broken = prepared()
     if broken:
         yield broken
@@ -304,7 +304,13 @@ def system(options):
         return
     options.note("this host's KVM will not do for the rest; back end: the lab machine, AMD-V (QEMU)")
     machine = ["tests/labvm/labvm", "run", "--memory", "7G", "--timeout", str(SYSTEM_LIMIT), "--"]
-    yield system_run("labvm-amd", machine, SYSTEM_LIMIT + 120, options.text, ["--needs", "full"], note=options.note)
+    flags = ["--needs", "full", "--done", _native_level()]
+    yield system_run("labvm-amd", machine, SYSTEM_LIMIT + 120, options.text, flags, note=options.note)
+
+
+def _native_level():
+    """Of this host, when its KVM does not deliver interrupts."""
+    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "nothing"
 
 
 def _system_asan(options):
@@ -316,8 +322,8 @@ def _system_asan(options):
     directory = scratch("system-asan-logs")
     os.makedirs(directory, exist_ok=True)
     env = {"HV": os.path.join(BUILD, "asan/hv"), **_sanitizer_environment(directory)}
-    level = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "nothing"
-    group = system_run("native-asan", process.steady(), SYSTEM_LIMIT, options.text, ["--needs", level], env)
+    flags = ["--needs", _native_level()]
+    group = system_run("native-asan", process.steady(), SYSTEM_LIMIT, options.text, flags, env)
     again = "make SAN=asan build/asan/hv && HV=build/asan/hv tests/system/run --needs kvm"
     group.results += _sanitizer_results(directory, group.name, again)
     return group

@@ -4,6 +4,7 @@ A test class says what it needs with `needs`:
   "nothing"  hv's command line alone, no KVM
   "kvm"      any /dev/kvm, also one that only interprets guest code
   "full"     a KVM that delivers interrupts (hv doctor -q exits 0)
+and with `any_kvm` that one KVM tells as much as another, so it runs on one only.
 """
 
 import os
@@ -43,6 +44,7 @@ def guest(name):
 
 class Case(unittest.TestCase):
     needs = "kvm"
+    any_kvm = False
     longMessage = True
 
     def hv(self, *args, status=0, stdin=b"", limit=LIMIT, env=None):

@@ -99,7 +99,7 @@ class CommandLine(harness.Case):
 
 
 class NoPermission(harness.Case):
-    needs = "kvm"
+    any_kvm = True
 
     def test_a_user_without_permission_is_told_the_group(self):
         if os.getuid() != 0:

@@ -304,6 +304,8 @@ class Traps(GdbCase):
 class Peers(GdbCase):
     """Whoever connects, and whatever it sends, hv neither hangs nor dies."""
 
+    any_kvm = True
+
     def spin(self, **kwargs):
         hv = self.debugged("spin", "--boot", "flat", "--irqchip", "off", pause=False, **kwargs)
         hv.expect("spinning")
@@ -403,6 +405,8 @@ class Pause(GdbCase):
 
 
 class WrongPlaces(harness.Case):
+    any_kvm = True
+
     def test_where_it_cannot_listen(self):
         guest = ["--kernel", harness.guest("spin"), "--boot", "flat"]
         for where, status, words in [("", 2, "give PORT"), ("x", 2, "give PORT"), ("70000", 2, "give PORT"),

@@ -135,6 +135,8 @@ class KvmThatInterprets(harness.Case):
 
 
 class LostOutput(harness.Case):
+    any_kvm = True
+
     def test_a_full_disk_under_standard_output_is_reported(self):
         with open("/dev/full", "w") as full:
             run = subprocess.run([harness.HV, "run", "--kernel", harness.guest("real_hello"), "--boot", "flat"],
@@ -156,6 +158,8 @@ class LostOutput(harness.Case):
 
 class WrongKernels(harness.Case):
     """Kernels and initrds that cannot be used: one line, status 4, whatever the file."""
+
+    any_kvm = True
 
     def refused(self, words, *args, status=4):
         r = self.hv("run", *args, status=status)

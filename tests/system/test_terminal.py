@@ -12,6 +12,8 @@ LFLAG = 3
 class RawMode(harness.Case):
     """With a guest that only spins, so that any KVM will do."""
 
+    any_kvm = True
+
     def start(self, *options):
         t = self.terminal("run", "--kernel", harness.guest("spin"), "--boot", "flat", *options)
         t.expect("spin")
