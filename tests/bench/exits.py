@@ -32,11 +32,11 @@ PING = f"ping -c {{count}} -i 0.01 -q {devices.HOST} >/dev/null"
 
 # The load, and its {count} at first (not counted), few times and many times.
 LOADS = {
-    "exits_read": (FIO.replace("{rw}", "randread"), (400, 4000, 44000)),
-    "exits_write": (FIO.replace("{rw}", "randwrite"), (400, 4000, 44000)),
-    "exits_send": (IPERF.replace("{way}", ""), (1000, 20000, 200000)),
-    "exits_receive": (IPERF.replace("{way}", " -R"), (1000, 20000, 200000)),
-    "exits_answer": (PING, (3, 20, 220)),
+    "exits_read": (FIO.replace("{rw}", "randread"), (400, 4000, 24000)),
+    "exits_write": (FIO.replace("{rw}", "randwrite"), (400, 4000, 24000)),
+    "exits_send": (IPERF.replace("{way}", ""), (1000, 10000, 100000)),
+    "exits_receive": (IPERF.replace("{way}", " -R"), (1000, 10000, 100000)),
+    "exits_answer": (PING, (3, 20, 120)),
 }
 COUNT_OF_ONE = {"exits_read": 4, "exits_write": 4, "exits_answer": 1}  # where {count} tells; else packets do
 METRICS = tuple(LOADS)
