@@ -118,8 +118,8 @@ class Exits(unittest.TestCase):
     def test_counts_what_many_cost_more_than_few(self):
         seen = [(1000, 10), (1500, 60), (2900, 310)]  # 500 and 1400 exits, 50 and 250 packets
         self.assertEqual(exits.exits_per_thing("exits_send", seen), 900 / 200)
-        self.assertEqual(exits.exits_per_thing("exits_answer", seen), 900 / 200)
-        self.assertEqual(exits.exits_per_thing("exits_read", seen), 900 / 10000)
+        self.assertEqual(exits.exits_per_thing("exits_answer", seen), 900 / 100)
+        self.assertEqual(exits.exits_per_thing("exits_read", seen), 900 / 5000)
 
     def test_refuses_many_that_were_few(self):
         with self.assertRaisesRegex(measure.BenchError, "no more than few"):
