@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import harness
-import test_virtio
+import virtio
 
 
 class Controlled:
@@ -259,7 +259,7 @@ COMP_WORDS=({harness.HV} ctl {hv.socket} "$1") COMP_CWORD=3; _hv {harness.HV}; p
         self.assertIn("set-limits", run("").stdout.split())
 
 
-class Linux(test_virtio.Virtio):
+class Linux(virtio.Virtio):
     SCRIPT = """
 modprobe virtio_blk; modprobe virtio_balloon; modprobe evdev; insmod /button.ko
 echo 0 >/sys/block/vda/queue/read_ahead_kb

@@ -18,6 +18,10 @@ TRANSPORTS = {"pci": "virtio_pci", "mmio": "virtio_mmio"}
 class Virtio(harness.Case):
     needs = "full"
 
+    def setUp(self):
+        super().setUp()
+        self.extra = {}  # files for the initial RAM disk: name to bytes
+
     def initrd(self, script, kernel="cloud"):
         """The path of an initial RAM disk that runs SCRIPT."""
         path = self.scratch("initrd")
@@ -26,6 +30,8 @@ class Virtio(harness.Case):
                 out.write(base.read())
             extra = newc.Archive()
             extra.file("script", f"{script}\n".encode())
+            for name, data in self.extra.items():
+                extra.file(name, data)
             extra.write(out)
         return path
 
