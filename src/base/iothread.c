@@ -48,15 +48,19 @@ const char *iothread_name(const struct iothread *t)
     return t->name;
 }
 
-uint64_t iothread_cpu_ns(const struct iothread *t)
+uint64_t thread_cpu_ns(pthread_t thread)
 {
     struct timespec used;
     clockid_t clock;
 
-    if (!t->started || pthread_getcpuclockid(t->thread, &clock) != 0 ||
-        clock_gettime(clock, &used) < 0)
+    if (pthread_getcpuclockid(thread, &clock) != 0 || clock_gettime(clock, &used) < 0)
         return 0;
     return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
+}
+
+uint64_t iothread_cpu_ns(const struct iothread *t)
+{
+    return t->started ? thread_cpu_ns(t->thread) : 0;
 }
 
 /* Whoever waits is told, once what was ready when it began to is handled. */

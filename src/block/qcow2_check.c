@@ -357,7 +357,7 @@ static int count_all(struct census *c)
 static int check_image(struct census *c)
 {
     struct qcow2_image *img = c->img;
-    int rc = img->read_only ? qcow2_refcount_read_table(img) : 0;
+    int rc = img->read_only ? qcow2_refcount_read_table(img) : 0; /* a writer has it already */
 
     if (rc < 0)
         return rc;

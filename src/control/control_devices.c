@@ -43,13 +43,6 @@ struct device_commands {
     struct limits limits[DEVICES_MAX];
 };
 
-static bool has_machine(const struct device_commands *k, struct control_call *call)
-{
-    if (k->m == NULL)
-        control_fail(call, CONTROL_BUSY, "the machine is between two starts");
-    return k->m != NULL;
-}
-
 /* --- limits --- */
 
 static bool get_limits(struct virtio_dev *v, struct limits *out)
@@ -93,7 +86,7 @@ static void run_set_limits(void *ctx, struct control_call *call, json_t *args)
     const char *name = json_string_value(json_object_get(args, "device"));
     struct limits limits;
 
-    if (!has_machine(k, call))
+    if (!has_machine(k->m, call))
         return;
     struct virtio_dev *v = find_device(k->m, name);
     if (v == NULL || !get_limits(v, &limits)) {
@@ -188,7 +181,7 @@ static void run_balloon(void *ctx, struct control_call *call, json_t *args)
     struct device_commands *k = ctx;
     bool with_memory = json_is_true(json_object_get(args, "guest"));
 
-    if (!has_machine(k, call))
+    if (!has_machine(k->m, call))
         return;
     struct virtio_dev *v = machine_virtio_of(k->m, VIRTIO_ID_BALLOON);
     if (v == NULL) {
@@ -210,7 +203,7 @@ static void run_balloon(void *ctx, struct control_call *call, json_t *args)
 /* The console device, if it has such a port; else the call is answered. */
 static struct virtio_dev *find_console(const struct device_commands *k, struct control_call *call)
 {
-    if (!has_machine(k, call))
+    if (!has_machine(k->m, call))
         return NULL;
     struct virtio_dev *v = machine_virtio_of(k->m, VIRTIO_ID_CONSOLE);
     if (v == NULL)

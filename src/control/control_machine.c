@@ -18,12 +18,11 @@ struct machine_commands {
     uint64_t patience_s;
 };
 
-/* True if there is a machine; else the call is answered. */
-static bool has_machine(const struct machine_commands *k, struct control_call *call)
+bool has_machine(const struct machine *m, struct control_call *call)
 {
-    if (k->m == NULL)
+    if (m == NULL)
         control_fail(call, CONTROL_BUSY, "the machine is between two starts");
-    return k->m != NULL;
+    return m != NULL;
 }
 
 /* --- how it is --- */
@@ -60,7 +59,7 @@ static void run_status(void *ctx, struct control_call *call, json_t *args)
     const struct machine_commands *k = ctx;
 
     (void)args;
-    if (!has_machine(k, call))
+    if (!has_machine(k->m, call))
         return;
     unsigned holds = machine_holds(k->m);
     control_return(call,
@@ -76,7 +75,7 @@ static void run_stats(void *ctx, struct control_call *call, json_t *args)
     const struct machine_commands *k = ctx;
 
     (void)args;
-    if (has_machine(k, call))
+    if (has_machine(k->m, call))
         control_return(call, stats_of(k->m));
 }
 
@@ -87,7 +86,7 @@ static void run_pause(void *ctx, struct control_call *call, json_t *args)
     struct machine_commands *k = ctx;
 
     (void)args;
-    if (!has_machine(k, call))
+    if (!has_machine(k->m, call))
         return;
     machine_hold(k->m, HOLD_USER);
     control_return(call, json_object());
@@ -98,7 +97,7 @@ static void run_resume(void *ctx, struct control_call *call, json_t *args)
     struct machine_commands *k = ctx;
 
     (void)args;
-    if (!has_machine(k, call))
+    if (!has_machine(k->m, call))
         return;
     machine_release(k->m, HOLD_USER);
     control_return(call, json_pack("{s:o}", "reasons", hold_names(machine_holds(k->m))));
@@ -121,7 +120,7 @@ static void run_stop(void *ctx, struct control_call *call, json_t *args)
 {
     struct machine_commands *k = ctx;
 
-    if (!has_machine(k, call))
+    if (!has_machine(k->m, call))
         return;
     machine_power_button(k->m);
     timer_cancel(&k->patience);
@@ -141,7 +140,7 @@ static void on_patience_over(void *ctx)
 
 static void end_machine(struct machine_commands *k, struct control_call *call, enum machine_end end)
 {
-    if (!has_machine(k, call))
+    if (!has_machine(k->m, call))
         return;
     machine_end(k->m, &(struct machine_outcome){.end = end});
     control_return(call, json_object());

@@ -109,6 +109,9 @@ bool is_shallow(const char *text, size_t len, unsigned max);
 int control_machine_register(struct control *c) HV_MUST_CHECK;
 int control_devices_register(struct control *c) HV_MUST_CHECK;
 
+/* control_machine.c: true if there is a machine; else (NULL: between two) the call is answered. */
+bool has_machine(const struct machine *m, struct control_call *call);
+
 /* control_stats.c: the answer to `stats`. NULL: no memory. */
 json_t *stats_of(const struct machine *m);
 /* "disk" and the like: what kind of device this VIRTIO_ID_… is. */

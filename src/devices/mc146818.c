@@ -24,79 +24,17 @@
 #include <unistd.h>
 
 #include "devices/calendar_priv.h"
+#include "devices/mc146818_priv.h"
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
 
 #define INDEX_OFFSET 0
 #define DATA_OFFSET 1
 
-#define RAM_SIZE 128
 #define INDEX_MASK 0x7f /* bit 7 of the index port masks NMI on a PC, which has no effect here */
-
-enum rtc_reg {
-    REG_SECOND = 0x00,
-    REG_SECOND_ALARM = 0x01,
-    REG_MINUTE = 0x02,
-    REG_MINUTE_ALARM = 0x03,
-    REG_HOUR = 0x04,
-    REG_HOUR_ALARM = 0x05,
-    REG_WEEKDAY = 0x06,
-    REG_DAY = 0x07,
-    REG_MONTH = 0x08,
-    REG_YEAR = 0x09,
-    REG_A = 0x0a,
-    REG_B = 0x0b,
-    REG_C = 0x0c,
-    REG_D = 0x0d,
-    /* Beyond the chip's own: what PC firmware keeps in the RAM. */
-    REG_BASE_MEMORY = 0x15,     /* 2 bytes, KiB */
-    REG_EXTENDED_MEMORY = 0x17, /* 2 bytes, KiB above 1 MiB */
-    REG_EXTENDED_MEMORY_2 = 0x30,
-    REG_CENTURY = 0x32,
-    REG_MEMORY_ABOVE_16M = 0x34, /* 2 bytes, 64 KiB units */
-    REG_MEMORY_ABOVE_4G = 0x5b,  /* 3 bytes, 64 KiB units */
-};
-
-#define A_UIP 0x80
-#define A_DIVIDER_RESET 0x60 /* both bits: the divider chain is held in reset */
-#define A_DIVIDER_32K 0x20
-#define A_RATE 0x0f
-#define A_RATE_1024HZ 0x06
-
-#define B_SET 0x80
-#define B_BINARY 0x04
-#define B_24H 0x02
-
-/* The same bits enable an interrupt in register B and report it in register C. */
-#define INT_PERIODIC 0x40
-#define INT_ALARM 0x20
-#define INT_UPDATE 0x10
-#define INT_MASK (INT_PERIODIC | INT_ALARM | INT_UPDATE)
-#define C_IRQF 0x80
-
-#define D_VRT 0x80 /* the battery is good */
-
-#define HOUR_PM 0x80
-#define ALARM_ANY 0xc0 /* both bits: every value matches */
-
-#define SECOND_NS INT64_C(1000000000)
-#define END_NS (CALENDAR_END * SECOND_NS)
-#define TICKS_PER_SECOND 32768
-#define UIP_LEAD_NS 244000 /* "Update Cycle": UIP is set so long before an update */
-#define NO_EVENT INT64_MAX
 
 /* The host's clock may be set: do not sleep on a wrong idea of it for longer. */
 #define TIMER_MAX_NS (60 * SECOND_NS)
-
-/* What is saved. */
-struct rtc_regs {
-    uint8_t index;         /* as written to the index port */
-    uint8_t a;             /* without UIP */
-    uint8_t b;             /* */
-    uint8_t flags;         /* register C without IRQF */
-    int64_t offset_ns;     /* guest time minus host time */
-    uint8_t ram[RAM_SIZE]; /* the time's bytes are in use only while the clock is held */
-};
 
 struct mc146818 {
     struct device dev;
@@ -143,44 +81,6 @@ static int64_t guest_time(const struct mc146818 *rtc)
     return clamp_time(ns);
 }
 
-static bool is_divider_reset(const struct rtc_regs *r)
-{
-    return (r->a & A_DIVIDER_RESET) == A_DIVIDER_RESET;
-}
-
-/* The guest holds the clock: no update cycles. */
-static bool is_held(const struct rtc_regs *r)
-{
-    return (r->b & B_SET) || is_divider_reset(r);
-}
-
-/* --- The guest's number formats ("Time, Calendar, and Alarm Locations") --- */
-
-static uint8_t encode(const struct rtc_regs *r, int value)
-{
-    return (uint8_t)(r->b & B_BINARY ? value : (value / 10) << 4 | value % 10);
-}
-
-static int decode(const struct rtc_regs *r, uint8_t byte)
-{
-    return r->b & B_BINARY ? byte : (byte >> 4) * 10 + (byte & 0x0f);
-}
-
-/* In 12-hour mode the day starts at 12 AM, and bit 7 means PM. */
-static uint8_t encode_hour(const struct rtc_regs *r, int hour)
-{
-    if (r->b & B_24H)
-        return encode(r, hour);
-    return encode(r, hour % 12 ? hour % 12 : 12) | (hour >= 12 ? HOUR_PM : 0);
-}
-
-static int decode_hour(const struct rtc_regs *r, uint8_t byte)
-{
-    if (r->b & B_24H)
-        return decode(r, byte);
-    return decode(r, byte & (uint8_t)~HOUR_PM) % 12 + (byte & HOUR_PM ? 12 : 0);
-}
-
 /* --- The time registers --- */
 
 static bool is_time_register(uint8_t reg)
@@ -206,14 +106,14 @@ static void clock_to_registers(struct mc146818 *rtc)
     struct rtc_regs *r = &rtc->regs;
     struct calendar cal = calendar_from_seconds(guest_time(rtc) / SECOND_NS);
 
-    r->ram[REG_SECOND] = encode(r, cal.second);
-    r->ram[REG_MINUTE] = encode(r, cal.minute);
-    r->ram[REG_HOUR] = encode_hour(r, cal.hour);
-    r->ram[REG_WEEKDAY] = encode(r, cal.weekday + 1);
-    r->ram[REG_DAY] = encode(r, cal.day);
-    r->ram[REG_MONTH] = encode(r, cal.month);
-    r->ram[REG_YEAR] = encode(r, cal.year % 100);
-    r->ram[REG_CENTURY] = encode(r, cal.year / 100);
+    r->ram[REG_SECOND] = rtc_encode(r, cal.second);
+    r->ram[REG_MINUTE] = rtc_encode(r, cal.minute);
+    r->ram[REG_HOUR] = rtc_encode_hour(r, cal.hour);
+    r->ram[REG_WEEKDAY] = rtc_encode(r, cal.weekday + 1);
+    r->ram[REG_DAY] = rtc_encode(r, cal.day);
+    r->ram[REG_MONTH] = rtc_encode(r, cal.month);
+    r->ram[REG_YEAR] = rtc_encode(r, cal.year % 100);
+    r->ram[REG_CENTURY] = rtc_encode(r, cal.year / 100);
 }
 
 /* Makes the time in the registers the current one, `fraction_ns` into its second. */
@@ -221,12 +121,12 @@ static void registers_to_clock(struct mc146818 *rtc, int64_t fraction_ns)
 {
     struct rtc_regs *r = &rtc->regs;
     struct calendar cal = {
-        .year = decode(r, r->ram[REG_CENTURY]) * 100 + decode(r, r->ram[REG_YEAR]),
-        .month = decode(r, r->ram[REG_MONTH]),
-        .day = decode(r, r->ram[REG_DAY]),
-        .hour = decode_hour(r, r->ram[REG_HOUR]),
-        .minute = decode(r, r->ram[REG_MINUTE]),
-        .second = decode(r, r->ram[REG_SECOND]),
+        .year = rtc_decode(r, r->ram[REG_CENTURY]) * 100 + rtc_decode(r, r->ram[REG_YEAR]),
+        .month = rtc_decode(r, r->ram[REG_MONTH]),
+        .day = rtc_decode(r, r->ram[REG_DAY]),
+        .hour = rtc_decode_hour(r, r->ram[REG_HOUR]),
+        .minute = rtc_decode(r, r->ram[REG_MINUTE]),
+        .second = rtc_decode(r, r->ram[REG_SECOND]),
     };
 
     r->offset_ns = calendar_to_seconds(&cal) * SECOND_NS + fraction_ns - host_time(rtc);
@@ -235,7 +135,7 @@ static void registers_to_clock(struct mc146818 *rtc, int64_t fraction_ns)
 
 static void write_time_register(struct mc146818 *rtc, uint8_t reg, uint8_t value)
 {
-    bool held = is_held(&rtc->regs);
+    bool held = rtc_is_held(&rtc->regs);
 
     if (!held)
         clock_to_registers(rtc);
@@ -246,101 +146,6 @@ static void write_time_register(struct mc146818 *rtc, uint8_t reg, uint8_t value
 
 /* --- Events --- */
 
-static bool alarm_matches(uint8_t alarm, uint8_t now)
-{
-    return (alarm & ALARM_ANY) == ALARM_ANY || alarm == now;
-}
-
-static bool hour_matches(const struct rtc_regs *r, int hour)
-{
-    return alarm_matches(r->ram[REG_HOUR_ALARM], encode_hour(r, hour));
-}
-
-static bool minute_matches(const struct rtc_regs *r, int minute)
-{
-    return alarm_matches(r->ram[REG_MINUTE_ALARM], encode(r, minute));
-}
-
-static bool second_matches(const struct rtc_regs *r, int second)
-{
-    return alarm_matches(r->ram[REG_SECOND_ALARM], encode(r, second));
-}
-
-/* Whether a minute or second below 60 can ever match. */
-static bool is_possible(const struct rtc_regs *r, uint8_t alarm)
-{
-    int value = decode(r, alarm);
-
-    return alarm_matches(alarm, encode(r, value)) && (value < 60 || alarm >= ALARM_ANY);
-}
-
-/* The first second after `after` (both since 1970) at which the alarm goes off; NO_EVENT: never.
- * Whole hours and minutes that do not match are skipped, so a day is searched in a few hundred
- * steps at most. */
-static int64_t next_alarm(const struct rtc_regs *r, int64_t after)
-{
-    int64_t t = after + 1, end = after + 24 * 60 * 60;
-
-    if (!is_possible(r, r->ram[REG_MINUTE_ALARM]) || !is_possible(r, r->ram[REG_SECOND_ALARM]))
-        return NO_EVENT;
-    while (t <= end) {
-        if (!hour_matches(r, (int)(t / 3600 % 24)))
-            t += 3600 - t % 3600;
-        else if (!minute_matches(r, (int)(t / 60 % 60)))
-            t += 60 - t % 60;
-        else if (!second_matches(r, (int)(t % 60)))
-            t++;
-        else
-            return t;
-    }
-    return NO_EVENT;
-}
-
-/* Edges of the 32.768 kHz time base since 1970. */
-static int64_t ticks_at(int64_t ns)
-{
-    return ns / SECOND_NS * TICKS_PER_SECOND + ns % SECOND_NS * TICKS_PER_SECOND / SECOND_NS;
-}
-
-/* The first nanosecond that belongs to `ticks`. */
-static int64_t time_of_tick(int64_t ticks)
-{
-    int64_t rest = ticks % TICKS_PER_SECOND * SECOND_NS;
-
-    return ticks / TICKS_PER_SECOND * SECOND_NS + (rest + TICKS_PER_SECOND - 1) / TICKS_PER_SECOND;
-}
-
-/* Ticks between periodic interrupts, 0: none ("Register A", table 5). */
-static int64_t period_ticks(const struct rtc_regs *r)
-{
-    unsigned rate = r->a & A_RATE;
-
-    if (rate == 0 || is_divider_reset(r))
-        return 0;
-    return INT64_C(1) << (rate <= 2 ? rate + 6 : rate - 1);
-}
-
-/* When the given events come next, after guest time `now`. */
-
-static int64_t next_periodic(const struct rtc_regs *r, int64_t now)
-{
-    int64_t period = period_ticks(r);
-
-    return period ? time_of_tick((ticks_at(now) / period + 1) * period) : NO_EVENT;
-}
-
-static int64_t next_update(const struct rtc_regs *r, int64_t now)
-{
-    return is_held(r) ? NO_EVENT : (now / SECOND_NS + 1) * SECOND_NS;
-}
-
-static int64_t next_alarm_time(const struct rtc_regs *r, int64_t now)
-{
-    int64_t second = is_held(r) ? NO_EVENT : next_alarm(r, now / SECOND_NS);
-
-    return second == NO_EVENT ? NO_EVENT : second * SECOND_NS;
-}
-
 /* Sets the flags of what happened since the last look. */
 static void notice_events(struct mc146818 *rtc)
 {
@@ -348,26 +153,12 @@ static void notice_events(struct mc146818 *rtc)
     int64_t now = guest_time(rtc), seen = rtc->seen_ns;
 
     rtc->seen_ns = now; /* which is earlier than `seen` if the host's clock was set back */
-    if (next_periodic(r, seen) <= now)
+    if (rtc_next_periodic(r, seen) <= now)
         r->flags |= INT_PERIODIC;
-    if (next_update(r, seen) <= now)
+    if (rtc_next_update(r, seen) <= now)
         r->flags |= INT_UPDATE;
-    if (!(r->flags & INT_ALARM) && next_alarm_time(r, seen) <= now)
+    if (!(r->flags & INT_ALARM) && rtc_next_alarm(r, seen) <= now)
         r->flags |= INT_ALARM;
-}
-
-/* The next event that is to interrupt. */
-static int64_t next_interrupt(const struct rtc_regs *r, int64_t now)
-{
-    int64_t next = NO_EVENT, t;
-
-    if ((r->b & INT_PERIODIC) && (t = next_periodic(r, now)) < next)
-        next = t;
-    if ((r->b & INT_UPDATE) && (t = next_update(r, now)) < next)
-        next = t;
-    if ((r->b & INT_ALARM) && (t = next_alarm_time(r, now)) < next)
-        next = t;
-    return next;
 }
 
 /* --- Interrupt --- */
@@ -395,7 +186,7 @@ static void update_timer(struct mc146818 *rtc)
         return;
     int64_t next = NO_EVENT;
     if (!is_interrupting(&rtc->regs))
-        next = next_interrupt(&rtc->regs, rtc->seen_ns);
+        next = rtc_next_interrupt(&rtc->regs, rtc->seen_ns);
     if (next != NO_EVENT) {
         int64_t ns = next - rtc->seen_ns;
         set_timer(rtc, ns < TIMER_MAX_NS ? ns : TIMER_MAX_NS);
@@ -431,7 +222,7 @@ static uint8_t read_a(const struct mc146818 *rtc)
 {
     bool near = guest_time(rtc) % SECOND_NS >= SECOND_NS - UIP_LEAD_NS;
 
-    return rtc->regs.a | (near && !is_held(&rtc->regs) ? A_UIP : 0);
+    return rtc->regs.a | (near && !rtc_is_held(&rtc->regs) ? A_UIP : 0);
 }
 
 /* Reading register C clears it, and with it the interrupt. */
@@ -452,13 +243,13 @@ static uint8_t read_c(struct mc146818 *rtc)
 static void write_control(struct mc146818 *rtc, uint8_t a, uint8_t b)
 {
     struct rtc_regs *r = &rtc->regs;
-    bool was_held = is_held(r), was_reset = is_divider_reset(r);
+    bool was_held = rtc_is_held(r), was_reset = rtc_is_divider_reset(r);
 
     r->a = a & (uint8_t)~A_UIP;
     r->b = b & B_SET ? b & (uint8_t)~INT_UPDATE : b; /* "Register B": SET clears UIE */
-    if (!was_held && is_held(r))
+    if (!was_held && rtc_is_held(r))
         clock_to_registers(rtc);
-    if (was_held && !is_held(r))
+    if (was_held && !rtc_is_held(r))
         registers_to_clock(rtc, was_reset ? SECOND_NS / 2 : guest_time(rtc) % SECOND_NS);
 }
 
@@ -476,7 +267,7 @@ static uint8_t read_register(struct mc146818 *rtc, uint8_t reg)
     case REG_D:
         return D_VRT;
     default:
-        if (is_time_register(reg) && !is_held(&rtc->regs))
+        if (is_time_register(reg) && !rtc_is_held(&rtc->regs))
             clock_to_registers(rtc);
         return rtc->regs.ram[reg];
     }

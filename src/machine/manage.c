@@ -3,9 +3,6 @@
  */
 #include "hv/machine/manage.h"
 
-#include <pthread.h>
-#include <time.h>
-
 #include "hv/base/fd.h"
 #include "hv/base/num.h"
 #include "machine_priv.h"
@@ -34,16 +31,6 @@ void machine_stats(const struct machine *m, struct machine_stats *out)
 
 /* --- processors --- */
 
-static uint64_t thread_ns(pthread_t thread)
-{
-    struct timespec used;
-    clockid_t clock;
-
-    if (pthread_getcpuclockid(thread, &clock) != 0 || clock_gettime(clock, &used) < 0)
-        return 0;
-    return (uint64_t)used.tv_sec * 1000000000 + (uint64_t)used.tv_nsec;
-}
-
 unsigned machine_cpus(const struct machine *m)
 {
     return m->cfg.cpus;
@@ -55,7 +42,7 @@ void machine_cpu_stats(const struct machine *m, unsigned cpu, struct machine_cpu
 
     *out = (struct machine_cpu_stats){
         .exits = atomic_load_explicit(&c->exit_count, memory_order_relaxed),
-        .cpu_ns = c->started ? thread_ns(c->thread) : 0,
+        .cpu_ns = c->started ? thread_cpu_ns(c->thread) : 0,
     };
     for (unsigned i = 0; i < EXIT_REASONS; i++)
         out->by_reason[i] = atomic_load_explicit(&c->exits[i], memory_order_relaxed);

@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "hv/base/counter.h"
 #include "hv/base/fd.h"
 #include "machine_priv.h"
 
@@ -86,20 +87,12 @@ static void keep_sample(struct cpu *cpu)
     cpu->sample_at = cpu->exit_count;
 }
 
-/* There is one writer: adding need not be one operation. */
-static void add_one(_Atomic uint64_t *n)
-{
-    uint64_t now = atomic_load_explicit(n, memory_order_relaxed);
-
-    atomic_store_explicit(n, now + 1, memory_order_relaxed);
-}
-
 static void count_exit(struct cpu *cpu)
 {
     uint32_t reason = cpu->vcpu.run->exit_reason;
 
-    add_one(&cpu->exits[reason < EXIT_REASONS ? reason : EXIT_REASONS - 1]);
-    add_one(&cpu->exit_count);
+    counter_add(&cpu->exits[reason < EXIT_REASONS ? reason : EXIT_REASONS - 1], 1);
+    counter_add(&cpu->exit_count, 1);
 }
 
 void observe_init(struct cpu *cpu)

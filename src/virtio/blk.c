@@ -259,10 +259,10 @@ static void begin(struct blk *blk, struct blk_queue *q, struct request *r)
         return;
     }
     bucket_spend(&blk->ops, 1);
-    virtio_count(&q->begun[r->io.op], 1);
+    counter_add(&q->begun[r->io.op], 1);
     if (r->io.op == BLOCK_READ || r->io.op == BLOCK_WRITE) { /* no other moves its bytes */
         bucket_spend(&blk->bytes, r->io.size);
-        virtio_count(&q->moved[r->io.op], r->io.size);
+        counter_add(&q->moved[r->io.op], r->io.size);
     }
     block_submit(q->channel, &r->io);
 }

@@ -49,7 +49,7 @@ void net_limit_spend(struct net_queue *q, uint64_t bytes)
 {
     bucket_spend(&q->limit->packets, 1);
     bucket_spend(&q->limit->bytes, bytes);
-    virtio_count(&q->moved, bytes);
+    counter_add(&q->moved, bytes);
 }
 
 void net_listen_for(struct net_pair *p, bool readable, bool writable)
@@ -176,7 +176,7 @@ static void net_start(struct virtio_dev *v)
     d->frame_max = offloads & ~NET_OFFLOAD_CSUM ? NET_FRAME_MAX + NET_HEADER : PLAIN_FRAME_MAX;
     if (d->mtu + 64U > d->frame_max)
         d->frame_max = d->mtu + 64U;
-    /* The number may come from a saved state. */
+    /* The number may come from a saved state. Frames come to those pairs that can be had. */
     (void)!net_use_pairs(d, virtio_has(v, VIRTIO_NET_F_MQ) ? atomic_load(&d->active) : 1);
 }
 

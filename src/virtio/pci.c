@@ -21,7 +21,7 @@
 
 #include "hv/base/num.h"
 #include "hv/base/todo.h"
-#include "virtio/transport_priv.h"
+#include "virtio/pci_priv.h"
 
 #define COMMON 0x0000
 #define ISR 0x1000
@@ -35,23 +35,6 @@
 #define VENDOR 0x1af4
 #define DEVICE_BASE 0x1040 /* plus the virtio device id, §4.1.2 */
 #define ISR_QUEUE 1
-#define NO_VECTOR VIRTIO_MSI_NO_VECTOR
-
-struct virtio_pci {
-    struct device dev; /* what the BAR shows; its lock guards what follows, up to pin_lock */
-    struct pci_dev fn;
-    struct virtio_dev *v; /* owned */
-    struct msix msix;
-    struct virtio_pci_setup cfg;
-    unsigned cfg_cap; /* offset of the configuration access capability */
-    uint32_t offered_sel, accepted_sel;
-    uint16_t queue_sel;
-    _Atomic uint16_t config_vector; /* read by any thread that interrupts */
-    _Atomic uint16_t queue_vectors[VIRTIO_QUEUES_MAX];
-    pthread_mutex_t pin_lock; /* guards isr, pin_masked and the level of cfg.pin */
-    uint8_t isr;
-    bool pin_masked; /* PCI_COMMAND_INTX_DISABLE */
-};
 
 /* --- interrupts --- */
 
@@ -86,8 +69,7 @@ static void on_config(void *ctx)
     interrupt(t, atomic_load(&t->config_vector), VIRTIO_PCI_ISR_CONFIG);
 }
 
-/* §4.1.4.5: reading acknowledges. */
-static uint8_t take_isr(struct virtio_pci *t)
+uint8_t vpci_take_isr(struct virtio_pci *t)
 {
     pthread_mutex_lock(&t->pin_lock);
     uint8_t isr = t->isr;
@@ -95,181 +77,6 @@ static uint8_t take_isr(struct virtio_pci *t)
     update_pin_locked(t);
     pthread_mutex_unlock(&t->pin_lock);
     return isr;
-}
-
-/* --- common configuration, §4.1.4.3 --- */
-
-static unsigned field_size(uint64_t offset)
-{
-    switch (offset) {
-    case VIRTIO_PCI_COMMON_STATUS:
-    case VIRTIO_PCI_COMMON_CFGGENERATION:
-        return 1;
-    case VIRTIO_PCI_COMMON_MSIX:
-    case VIRTIO_PCI_COMMON_NUMQ:
-    case VIRTIO_PCI_COMMON_Q_SELECT:
-    case VIRTIO_PCI_COMMON_Q_SIZE:
-    case VIRTIO_PCI_COMMON_Q_MSIX:
-    case VIRTIO_PCI_COMMON_Q_ENABLE:
-    case VIRTIO_PCI_COMMON_Q_NOFF:
-        return 2;
-    default:
-        return 4;
-    }
-}
-
-static uint32_t read_queue(struct virtio_pci *t, uint64_t offset)
-{
-    const struct virtio_queue *q = virtio_queue(t->v, t->queue_sel);
-
-    if (q == NULL)
-        return 0; /* queue_size 0: there is no such queue */
-    switch (offset) {
-    case VIRTIO_PCI_COMMON_Q_SIZE:
-        return q->vq.at.size;
-    case VIRTIO_PCI_COMMON_Q_MSIX:
-        return atomic_load(&t->queue_vectors[q->index]);
-    case VIRTIO_PCI_COMMON_Q_ENABLE:
-        return q->vq.enabled;
-    case VIRTIO_PCI_COMMON_Q_NOFF:
-        return q->index;
-    case VIRTIO_PCI_COMMON_Q_DESCLO:
-        return (uint32_t)q->vq.at.desc;
-    case VIRTIO_PCI_COMMON_Q_DESCHI:
-        return (uint32_t)(q->vq.at.desc >> 32);
-    case VIRTIO_PCI_COMMON_Q_AVAILLO:
-        return (uint32_t)q->vq.at.driver;
-    case VIRTIO_PCI_COMMON_Q_AVAILHI:
-        return (uint32_t)(q->vq.at.driver >> 32);
-    case VIRTIO_PCI_COMMON_Q_USEDLO:
-        return (uint32_t)q->vq.at.device;
-    case VIRTIO_PCI_COMMON_Q_USEDHI:
-        return (uint32_t)(q->vq.at.device >> 32);
-    default:
-        return 0;
-    }
-}
-
-static uint32_t read_common(struct virtio_pci *t, uint64_t offset)
-{
-    switch (offset) {
-    case VIRTIO_PCI_COMMON_DFSELECT:
-        return t->offered_sel;
-    case VIRTIO_PCI_COMMON_DF:
-        return virtio_offered(t->v, t->offered_sel);
-    case VIRTIO_PCI_COMMON_GFSELECT:
-        return t->accepted_sel;
-    case VIRTIO_PCI_COMMON_GF:
-        return virtio_accepted(t->v, t->accepted_sel);
-    case VIRTIO_PCI_COMMON_MSIX:
-        return atomic_load(&t->config_vector);
-    case VIRTIO_PCI_COMMON_NUMQ:
-        return t->v->queue_count;
-    case VIRTIO_PCI_COMMON_STATUS:
-        return virtio_status(t->v);
-    case VIRTIO_PCI_COMMON_CFGGENERATION:
-        return atomic_load(&t->v->generation) & 0xff;
-    case VIRTIO_PCI_COMMON_Q_SELECT:
-        return t->queue_sel;
-    default:
-        return read_queue(t, offset);
-    }
-}
-
-/* §4.1.5.1.2.1: a vector that there is not reads back as none. */
-static uint16_t known_vector(const struct virtio_pci *t, uint32_t vector)
-{
-    return vector < t->msix.vectors ? (uint16_t)vector : NO_VECTOR;
-}
-
-/* Where the queue lies; fixed once it is enabled. */
-static void place_queue(struct virtio_queue *q, uint64_t offset, uint32_t value)
-{
-    struct vq_layout *at = &q->vq.at;
-
-    if (!virtio_can_place(q))
-        return;
-    switch (offset) {
-    case VIRTIO_PCI_COMMON_Q_SIZE:
-        at->size = (uint16_t)value;
-        break;
-    case VIRTIO_PCI_COMMON_Q_DESCLO:
-        set_low(&at->desc, value);
-        break;
-    case VIRTIO_PCI_COMMON_Q_DESCHI:
-        set_high(&at->desc, value);
-        break;
-    case VIRTIO_PCI_COMMON_Q_AVAILLO:
-        set_low(&at->driver, value);
-        break;
-    case VIRTIO_PCI_COMMON_Q_AVAILHI:
-        set_high(&at->driver, value);
-        break;
-    case VIRTIO_PCI_COMMON_Q_USEDLO:
-        set_low(&at->device, value);
-        break;
-    case VIRTIO_PCI_COMMON_Q_USEDHI:
-        set_high(&at->device, value);
-        break;
-    default: /* read-only, or nothing */
-        break;
-    }
-}
-
-static void write_queue(struct virtio_pci *t, uint64_t offset, uint32_t value)
-{
-    struct virtio_queue *q = virtio_queue(t->v, t->queue_sel);
-
-    if (q == NULL)
-        return;
-    if (offset == VIRTIO_PCI_COMMON_Q_MSIX)
-        atomic_store(&t->queue_vectors[q->index], known_vector(t, value));
-    else if (offset != VIRTIO_PCI_COMMON_Q_ENABLE)
-        place_queue(q, offset, value);
-    else if (value == 1) /* §4.1.4.3.2: the driver must not write 0 */
-        virtio_enable_queue(q);
-}
-
-static void reset_vectors(struct virtio_pci *t)
-{
-    atomic_store(&t->config_vector, NO_VECTOR);
-    for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++)
-        atomic_store(&t->queue_vectors[i], NO_VECTOR);
-}
-
-static void write_status(struct virtio_pci *t, uint8_t status)
-{
-    virtio_set_status(t->v, status);
-    if (status != 0)
-        return;
-    reset_vectors(t);
-    (void)take_isr(t);
-}
-
-static void write_common(struct virtio_pci *t, uint64_t offset, uint32_t value)
-{
-    switch (offset) {
-    case VIRTIO_PCI_COMMON_DFSELECT:
-        t->offered_sel = value;
-        break;
-    case VIRTIO_PCI_COMMON_GFSELECT:
-        t->accepted_sel = value;
-        break;
-    case VIRTIO_PCI_COMMON_GF:
-        virtio_accept(t->v, t->accepted_sel, value);
-        break;
-    case VIRTIO_PCI_COMMON_MSIX:
-        atomic_store(&t->config_vector, known_vector(t, value));
-        break;
-    case VIRTIO_PCI_COMMON_STATUS:
-        write_status(t, (uint8_t)value);
-        break;
-    case VIRTIO_PCI_COMMON_Q_SELECT:
-        t->queue_sel = (uint16_t)value;
-        break;
-    default:
-        write_queue(t, offset, value);
-    }
 }
 
 /* --- the BAR --- */
@@ -289,9 +96,9 @@ static uint64_t bar_read(struct device *dev, uint64_t offset, unsigned size)
 
     switch (offset - in_page) {
     case COMMON:
-        return size == field_size(in_page) ? read_common(t, in_page) : 0;
+        return size == vpci_common_size(in_page) ? vpci_common_read(t, in_page) : 0;
     case ISR:
-        return in_page == 0 ? take_isr(t) : 0;
+        return in_page == 0 ? vpci_take_isr(t) : 0;
     case DEVICE_CONFIG:
         return read_device_config(t, in_page, size);
     case MSIX_TABLE:
@@ -319,8 +126,8 @@ static void bar_write(struct device *dev, uint64_t offset, unsigned size, uint64
 
     switch (offset - in_page) {
     case COMMON:
-        if (size == field_size(in_page))
-            write_common(t, in_page, (uint32_t)value);
+        if (size == vpci_common_size(in_page))
+            vpci_common_write(t, in_page, (uint32_t)value);
         break;
     case DEVICE_CONFIG:
         virtio_config_write(t->v, in_page, &value, size);
@@ -432,7 +239,7 @@ struct saved {
 
 static bool is_vector(const struct virtio_pci *t, uint16_t vector)
 {
-    return vector == known_vector(t, vector);
+    return vector == vpci_known_vector(t, vector);
 }
 
 static int read_saved(const struct virtio_pci *t, struct codec_reader *r, struct saved *s)
@@ -598,7 +405,7 @@ int virtio_pci_create(const char *name, struct virtio_dev *v, const struct virti
     pci_init(&t->fn, &fn_ops, name, &id);
     t->fn.config[PCI_INTERRUPT_PIN] = 1; /* INTA# */
     t->v = v;
-    reset_vectors(t);
+    vpci_reset_vectors(t);
     pci_set_bar(&t->fn, VIRTIO_PCI_BAR, &bar);
     add_structures(t);
     msix_init(&t->msix, &t->fn, v->queue_count + 1, VIRTIO_PCI_BAR, MSIX_TABLE, MSIX_PBA,

@@ -51,7 +51,7 @@ static void on_kick(void *ctx, uint32_t events)
     (void)eventfd_read(q->kick,
                        &count); /* EAGAIN: somebody was faster; serving once more is harmless */
     pthread_mutex_lock(&q->lock);
-    virtio_count(&q->kicks, 1);
+    counter_add(&q->kicks, 1);
     if (q->running && q->vq.enabled && is_live(v)) {
         v->ops->serve(v, q);
         if (q->vq.broken)
@@ -167,10 +167,10 @@ void virtio_enable_queue(struct virtio_queue *q)
 
 void virtio_publish(struct virtio_queue *q)
 {
-    virtio_count(&q->chains, q->vq.pushed);
+    counter_add(&q->chains, q->vq.pushed);
     if (!vq_publish(&q->vq))
         return;
-    virtio_count(&q->interrupts, 1);
+    counter_add(&q->interrupts, 1);
     if (q->dev->port.used)
         q->dev->port.used(q->dev->port.ctx, q->index);
 }

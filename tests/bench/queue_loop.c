@@ -29,8 +29,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "hv/base/iothread.h"
 #include "hv/base/num.h"
 #include "hv/block/block.h"
 #include "hv/mem/mem.h"
@@ -177,7 +177,7 @@ struct bench {
     struct virtio_dev *v;
     struct virtio_queue *q; /* of v, the one that is measured */
     struct block *disk;
-    struct net net;
+    struct net *net; /* owned; NULL: none */
 };
 
 static void echo_create(struct bench *b, uint64_t features)
@@ -266,55 +266,15 @@ static void read_serve(struct bench *b)
         check(loop_run_once(b->loop, -1), "the loop");
 }
 
-static ssize_t null_send(struct net *n, const struct iovec *iov, unsigned count)
-{
-    ssize_t sum = 0;
-
-    (void)n;
-    for (unsigned i = 0; i < count; i++)
-        sum += (ssize_t)iov[i].iov_len;
-    return sum;
-}
-
-static ssize_t null_receive(struct net *n, const struct iovec *iov, unsigned count)
-{
-    (void)n, (void)iov, (void)count;
-    return -EAGAIN;
-}
-
-static int null_watch(struct net *n, const struct net_watch *watch)
-{
-    (void)n, (void)watch;
-    return 0;
-}
-
-static void null_listen(struct net *n, bool readable, bool writable)
-{
-    (void)n, (void)readable, (void)writable;
-}
-
-static int null_set_offloads(struct net *n, unsigned header, unsigned offloads)
-{
-    (void)n, (void)header, (void)offloads;
-    return 0;
-}
-
-static const struct net_ops null_ops = {
-    .send = null_send,
-    .receive = null_receive,
-    .watch = null_watch,
-    .listen = null_listen,
-    .set_offloads = null_set_offloads,
-};
-
 static void send_create(struct bench *b, uint64_t features)
 {
-    const struct virtio_net_pair pair = {.net = &b->net, .loop = b->loop};
+    struct virtio_net_pair pair = {.loop = b->loop};
     const struct virtio_net_setup setup = {.mem = &b->driver.mem, .pairs = &pair, .pair_count = 1};
 
-    b->net = (struct net){.ops = &null_ops};
     for (unsigned i = 0; i < CHAINS; i++) /* a header that asks for nothing */
         memset(at(&b->driver, data_at(i), DATA_SIZE), 0, DATA_SIZE);
+    check(net_nowhere_create(&b->net), "a cable that leads nowhere");
+    pair.net = b->net;
     check(virtio_net_create("net", &setup, &b->v), "a network");
     start_device(b, 1, features);
 }
@@ -323,6 +283,8 @@ static void destroy_device(struct bench *b)
 {
     virtio_set_status(b->v, 0);
     virtio_destroy(b->v);
+    net_destroy(b->net);
+    b->net = NULL;
 }
 
 static const struct kind kinds[] = {
@@ -346,10 +308,7 @@ static const struct kind kinds[] = {
 /* This thread's own time: neighbours slow it down, and are not counted. */
 static uint64_t cpu_ns(void)
 {
-    struct timespec t;
-
-    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t); /* Linux has it */
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+    return thread_cpu_ns(pthread_self());
 }
 
 static void run_batch(struct bench *b, unsigned batch)

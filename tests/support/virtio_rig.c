@@ -37,14 +37,15 @@ void virtio_rig_take(struct virtio_rig *rig, struct virtio_dev *v)
     virtio_attach(v, &(struct virtio_port){.used = on_used, .config = on_config, .ctx = rig});
 }
 
-static void place(struct virtio_rig *rig, unsigned index)
+/* A queue at its largest size, with its areas in [at, at + room). */
+static void place(struct virtio_rig *rig, unsigned index, struct ring *ring, uint64_t at,
+                  uint64_t room)
 {
     struct virtio_queue *q = virtio_queue(rig->v, index);
-    uint64_t base = VIRTIO_RIG_RINGS + (uint64_t)index * VIRTIO_RIG_STRIDE;
 
-    cr_assert_eq(mem_zero(&rig->mem, base, VIRTIO_RIG_STRIDE), 0);
-    ring_init(&rig->rings[index], &rig->mem, base, q->vq.size_max);
-    q->vq.at = rig->rings[index].at;
+    cr_assert_eq(mem_zero(&rig->mem, at, room), 0);
+    ring_init(ring, &rig->mem, at, q->vq.size_max);
+    q->vq.at = ring->at;
     virtio_enable_queue(q);
     cr_assert(q->vq.enabled);
 }
@@ -62,7 +63,8 @@ void virtio_rig_start(struct virtio_rig *rig, uint64_t features)
     virtio_set_status(v, status |= VIRTIO_CONFIG_S_FEATURES_OK);
     cr_assert_eq(virtio_status(v), status);
     for (unsigned i = 0; i < v->queue_count && i < VIRTIO_RIG_QUEUES; i++)
-        place(rig, i);
+        place(rig, i, &rig->rings[i], VIRTIO_RIG_RINGS + (uint64_t)i * VIRTIO_RIG_STRIDE,
+              VIRTIO_RIG_STRIDE);
     virtio_set_status(v, status | VIRTIO_CONFIG_S_DRIVER_OK);
     virtio_rig_work(rig);
 }
@@ -71,6 +73,15 @@ void virtio_rig_work(struct virtio_rig *rig)
 {
     for (unsigned i = 0; i < 16; i++) /* each round is at most one event of every watch */
         cr_assert_eq(loop_run_once(rig->loop, 0), 0);
+}
+
+void virtio_rig_start_all(struct virtio_rig *rig, uint64_t features, struct ring *far,
+                          unsigned queues, uint64_t base, uint64_t stride)
+{
+    virtio_rig_start(rig, features);
+    for (unsigned q = VIRTIO_RIG_QUEUES; q < queues; q++)
+        place(rig, q, &far[q], base + (uint64_t)(q - VIRTIO_RIG_QUEUES) * stride, stride);
+    virtio_rig_work(rig);
 }
 
 void virtio_rig_kick(struct virtio_rig *rig, unsigned queue)

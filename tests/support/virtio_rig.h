@@ -34,6 +34,11 @@ void virtio_rig_take(struct virtio_rig *rig, struct virtio_dev *v);
  * every queue at its largest size, up to VIRTIO_RIG_QUEUES. */
 void virtio_rig_start(struct virtio_rig *rig, uint64_t features);
 
+/* The same for a device with more queues than that: those behind lie in `far` (indexed by queue), a
+ * queue's areas in `stride` bytes from `base` on. Then the device works. */
+void virtio_rig_start_all(struct virtio_rig *rig, uint64_t features, struct ring *far,
+                          unsigned queues, uint64_t base, uint64_t stride);
+
 /* Notifies a queue and lets the device work. */
 void virtio_rig_kick(struct virtio_rig *rig, unsigned queue);
 

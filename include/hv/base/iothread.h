@@ -11,6 +11,7 @@
 #ifndef HV_BASE_IOTHREAD_H
 #define HV_BASE_IOTHREAD_H
 
+#include <pthread.h>
 #include <stdint.h>
 
 #include "hv/base/err.h"
@@ -37,6 +38,9 @@ void iothread_stop(struct iothread *t);
 
 /* Processor time that the thread has used, ns; 0 while it does not run. Where it may be stopped. */
 uint64_t iothread_cpu_ns(const struct iothread *t);
+
+/* The same of any thread that can still be joined; 0 if it has ended. */
+uint64_t thread_cpu_ns(pthread_t thread);
 
 void iothread_destroy(struct iothread *t); /* stops; takes NULL */
 

@@ -25,6 +25,7 @@
 #include <stdint.h>
 
 #include "hv/base/codec.h"
+#include "hv/base/counter.h"
 #include "hv/base/loop.h"
 #include "hv/virtio/queue.h"
 
@@ -120,14 +121,6 @@ static inline bool virtio_has(const struct virtio_dev *v, unsigned bit)
 /* Does not offer these features after all: for measuring what they are good for, and for drivers
  * that get them wrong. Before the driver sees the device. */
 void virtio_withhold(struct virtio_dev *v, uint64_t features);
-
-/* A statistic with one writer at a time, as under q->lock: adding is no operation on the bus. */
-static inline void virtio_count(_Atomic uint64_t *counter, uint64_t n)
-{
-    uint64_t now = atomic_load_explicit(counter, memory_order_relaxed);
-
-    atomic_store_explicit(counter, now + n, memory_order_relaxed);
-}
 
 /* Publishes what was pushed, and tells the driver if it wants to know. Under q->lock. */
 void virtio_publish(struct virtio_queue *q);

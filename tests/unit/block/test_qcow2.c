@@ -1028,6 +1028,17 @@ Test(qcow2, what_a_larger_disk_gains_is_zero)
 
 /* --- checking, and looking --- */
 
+/* An image whose first two clusters were written. */
+static void make_written(void)
+{
+    struct block_rig rig;
+
+    make(path, SIZE, NULL);
+    start(&rig);
+    writes(&rig, 0, 2 * CLUSTER);
+    block_rig_fini(&rig);
+}
+
 static char said[4096];
 
 static void note(void *ctx, const char *text)
@@ -1039,13 +1050,9 @@ static void note(void *ctx, const char *text)
 Test(qcow2, a_check_finds_leaks_and_damage)
 {
     struct block_qcow2_report report;
-    struct block_rig rig;
     struct error err;
 
-    make(path, SIZE, NULL);
-    start(&rig);
-    writes(&rig, 0, 2 * CLUSTER);
-    block_rig_fini(&rig);
+    make_written();
     uint64_t l2 = qfile_l2_at(path, 0), first = qfile_get(path, l2, 8) & OFFSET;
     qfile_put(path, qfile_refcount_at(path, first), 2, 2); /* and its entry says once */
     (void)qfile_append(path, a, 512, 1);
@@ -1066,13 +1073,9 @@ Test(qcow2, a_check_finds_leaks_and_damage)
 Test(qcow2, a_repair_gives_back_what_is_lost)
 {
     struct block_qcow2_report report;
-    struct block_rig rig;
     struct error err;
 
-    make(path, SIZE, NULL);
-    start(&rig);
-    writes(&rig, 0, 2 * CLUSTER);
-    block_rig_fini(&rig);
+    make_written();
     uint64_t lost = qfile_append(path, a, CLUSTER, 3), end = report_of(path).end;
     cr_assert_eq(report_of(path).leaks, 1);
     cr_assert_eq(block_qcow2_repair(path, note, NULL, &report, &err), 0, "%s", err.text);
@@ -1086,13 +1089,9 @@ Test(qcow2, a_repair_gives_back_what_is_lost)
 Test(qcow2, a_repair_leaves_damage_as_it_is)
 {
     struct block_qcow2_report report;
-    struct block_rig rig;
     struct error err;
 
-    make(path, SIZE, NULL);
-    start(&rig);
-    writes(&rig, 0, 2 * CLUSTER);
-    block_rig_fini(&rig);
+    make_written();
     uint64_t first = qfile_get(path, qfile_l2_at(path, 0), 8) & OFFSET;
     uint64_t lost = qfile_append(path, a, CLUSTER, 1);
     qfile_put(path, qfile_refcount_at(path, first), 2, 0);

@@ -89,24 +89,9 @@ TestSuite(virtio_balloon, .init = setup, .fini = teardown, .timeout = 60);
 
 /* --- the driver --- */
 
-static void place(unsigned queue)
-{
-    struct virtio_queue *q = virtio_queue(rig.v, queue);
-    uint64_t base = FAR_RINGS + (uint64_t)(queue - VIRTIO_RIG_QUEUES) * FAR_STRIDE;
-
-    cr_assert_eq(mem_zero(&rig.mem, base, FAR_STRIDE), 0);
-    ring_init(&far_rings[queue], &rig.mem, base, q->vq.size_max);
-    q->vq.at = far_rings[queue].at;
-    virtio_enable_queue(q);
-    cr_assert(q->vq.enabled);
-}
-
 static void start(uint64_t features)
 {
-    virtio_rig_start(&rig, features);
-    for (unsigned q = VIRTIO_RIG_QUEUES; q < QUEUES; q++)
-        place(q);
-    virtio_rig_work(&rig);
+    virtio_rig_start_all(&rig, features, far_rings, QUEUES, FAR_RINGS, FAR_STRIDE);
 }
 
 static bool is_used(unsigned queue)
