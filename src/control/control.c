@@ -126,8 +126,11 @@ int control_listen(struct control *c, const char *path, struct error *err)
         return error_set(err, -ENOMEM, "no memory for the control socket");
     c->listener = listen_unix(path, err);
     int rc = c->listener;
-    if (rc >= 0)
+    if (rc >= 0) {
         rc = loop_add(c->loop, c->listener, EPOLLIN, on_visitor, c);
+        if (rc < 0)
+            (void)error_sys(err, rc, "cannot watch %s", path);
+    }
     if (rc < 0) {
         unlisten_unix(path, &c->listener);
         c->listener = -1;

@@ -341,7 +341,11 @@ def intel(options):
         yield unittest_file(path, LABVM_LIMIT, "Intel", env=env)
     options.note("back end: the lab machine, VT-x (Bochs)")
     machine = ["tests/labvm/labvm", "run", "--cpu", "intel", "--timeout", str(INTEL_LIMIT)]
-    for path in (*INTEL_FILES, *map(_program, INTEL_PROGRAMS)):
+    found = {name: _program(name) for name in INTEL_PROGRAMS}
+    if missing := [name for name, path in found.items() if path is None]:
+        yield failure("programs", f"not here: {', '.join(missing)}; tests/setup/deps intel installs them")
+        return
+    for path in (*INTEL_FILES, *found.values()):
         machine += ["--with", path]
     flags = ["--needs", "full", "--tag", "intel"]
     env = {"HV_TEST_LIMIT": "600"}  # of a test's patience: everything is some ten times as slow
@@ -349,10 +353,7 @@ def intel(options):
 
 
 def _program(name):
-    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if path is None:
-        raise FileNotFoundError(f"no {name} here: run tests/setup/deps intel")
-    return path
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
 def system_run(name, machine, limit, text="", flags=(), env=None, note=None):
